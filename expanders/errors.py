@@ -1,0 +1,19 @@
+"""The one exception that the package raises for input that cannot work."""
+
+
+class SettingError(ValueError):
+    """A setting that cannot work. Its message is one line: the setting, its value, what to do.
+
+    `setting` is the name that a user can change: a key on the command line (`degree.value`) or
+    a parameter of the function called.
+    """
+
+    def __init__(self, setting: str, value: object, remedy: str) -> None:
+        super().__init__(f"{setting}={value}: {remedy}")
+        self.setting = setting
+        self.value = value
+        self.remedy = remedy
+
+    def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
+        # Exceptions are rebuilt from `args` by default, which here is the finished message.
+        return type(self), (self.setting, self.value, self.remedy)
