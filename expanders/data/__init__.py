@@ -1,0 +1,14 @@
+"""Image data sets as tensors: sources, split, batches, and augmentation on the device.
+
+source = digits()
+train, test = source.load()                    # Images: uint8 pixels and int64 labels
+train, val = split(train, 0.1, stream(seed, "data"))
+for pixels, labels in batches(train.to(device), batch_size, order):
+    inputs = transform.train(pixels, transform.draw(len(pixels), 32, 32, generator))
+"""
+
+from expanders.data.images import Images, Source, batches, split
+from expanders.data.sources import digits
+from expanders.data.transform import Transform
+
+__all__ = ["Images", "Source", "Transform", "batches", "digits", "split"]

@@ -1,0 +1,100 @@
+"""Labelled images in memory, their split into parts, and iteration in batches."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expanders.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images, all in memory and on one device.
+
+    `pixels`: uint8, (N, 3, H, W), values 0..255; `labels`: int64, (N,), values 0..num_classes-1.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Tensor | slice) -> "Images":
+        """The images that `index` (integers or a slice) selects, in its order."""
+        return Images(self.pixels[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same images on `device`."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that has not been read yet.
+
+    `load()` returns its training and its test part. It may download, decode and cache, and raises
+    SettingError where the data is missing or damaged.
+    """
+
+    num_classes: int
+    load: Callable[[], tuple[Images, Images]]
+
+
+def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tuple[Images, Images]:
+    """Split `images` into a training and a validation part, at random and stratified by class.
+
+    The validation part has exactly round(val_fraction * N) images (halves round up). Every class
+    gives its share rounded down or up; the classes with the largest remainders round up. Both
+    parts keep the order of `images`. With `val_fraction=0` the validation part is empty: a trainer
+    then has nothing to select an epoch by, and keeps the last one.
+
+    Raises SettingError for a fraction outside [0, 1), and where one of the parts would be empty.
+    """
+    setting = "dataset.val_fraction"
+    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float):
+        raise SettingError(setting, val_fraction, "must be a number, at least 0 and below 1")
+    if not 0 <= val_fraction < 1:
+        raise SettingError(setting, val_fraction, "must be at least 0 and below 1")
+    num_val = int(val_fraction * len(images) + 0.5)
+    if num_val == len(images) or (val_fraction > 0 and num_val == 0):
+        empty = "training" if num_val else "validation"
+        remedy = f"leaves no {empty} image of {len(images)}; change it, or use 0 for no validation"
+        raise SettingError(setting, val_fraction, remedy)
+
+    labels = images.labels.cpu().numpy()
+    counts = np.bincount(labels)
+    quotas = counts * (num_val / len(images))
+    val_counts = quotas.astype(np.int64)
+    by_remainder = np.argsort(val_counts - quotas, kind="stable")
+    val_counts[by_remainder[: num_val - val_counts.sum()]] += 1
+
+    shuffled = rng.permutation(len(images))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    rank_in_class = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
+    is_val = np.zeros(len(images), dtype=bool)
+    is_val[by_class] = rank_in_class < np.repeat(val_counts, counts)
+    train, val = (torch.from_numpy(np.flatnonzero(part)) for part in (~is_val, is_val))
+    return images[train.to(images.labels.device)], images[val.to(images.labels.device)]
+
+
+def batches(
+    images: Images, batch_size: int, order: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (pixels, labels) of one epoch, at most `batch_size` images at a time.
+
+    Without `order`, for evaluation: every image, in sequence, without a copy. With `order`, for
+    training: a permutation of the images' numbers (int64). A last batch of a single image is
+    then left out of the epoch, as batch normalisation cannot train on one value per channel.
+    """
+    total = len(images) if order is None else len(order)
+    for start in range(0, total, batch_size):
+        where: slice | Tensor = slice(start, start + batch_size)
+        if order is not None:
+            if start > 0 and start == total - 1:
+                return
+            where = order[where].to(images.pixels.device, non_blocking=True)
+        yield images.pixels[where], images.labels[where]
