@@ -8,7 +8,17 @@ for pixels, labels in batches(train.to(device), batch_size, order):
 """
 
 from expanders.data.images import Images, Source, batches, split
-from expanders.data.sources import digits
+from expanders.data.sources import cifar10, digits, image_folder, tinyimagenet
 from expanders.data.transform import Transform
 
-__all__ = ["Images", "Source", "Transform", "batches", "digits", "split"]
+__all__ = [
+    "Images",
+    "Source",
+    "Transform",
+    "batches",
+    "cifar10",
+    "digits",
+    "image_folder",
+    "split",
+    "tinyimagenet",
+]

@@ -1,6 +1,6 @@
 """Labelled images in memory, their split into parts, and iteration in batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,12 @@ class Source:
 
     num_classes: int
     load: Callable[[], tuple[Images, Images]]
+
+
+def concatenate(parts: Sequence[Images]) -> Images:
+    """All images of `parts`, in their order."""
+    pixels, labels = [part.pixels for part in parts], [part.labels for part in parts]
+    return Images(torch.cat(pixels), torch.cat(labels))
 
 
 def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tuple[Images, Images]:
@@ -94,7 +100,7 @@ def batches(
     for start in range(0, total, batch_size):
         where: slice | Tensor = slice(start, start + batch_size)
         if order is not None:
-            if start > 0 and start == total - 1:
+            if batch_size > 1 and start == total - 1:
                 return
             where = order[where].to(images.pixels.device, non_blocking=True)
         yield images.pixels[where], images.labels[where]

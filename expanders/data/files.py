@@ -1,0 +1,201 @@
+"""Where images come from: a folder or a zip archive read by name, a download, a decoder."""
+
+import hashlib
+import http.client
+import io
+import logging
+import os
+import sys
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import wrap_file
+from torch import Tensor
+
+from expanders.errors import SettingError
+from expanders.files import write_atomically
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+
+class Files(Protocol):
+    """Files read by their names: relative paths with "/"."""
+
+    @property
+    def path(self) -> Path:
+        """The folder or the archive, for messages."""
+
+    def names(self) -> list[str]:
+        """All names, sorted, without hidden files."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; raises KeyError or OSError if it cannot be read."""
+
+    def fingerprint(self) -> str:
+        """Changes when a file is added, removed or written."""
+
+
+class FolderFiles:
+    """The files at or below the entries `tops` of the folder `path`."""
+
+    def __init__(self, path: Path, tops: Sequence[str]) -> None:
+        self.path = path
+        self._tops = tops
+
+    def names(self) -> list[str]:
+        """All names, sorted, without hidden files."""
+        found = [top for top in self._tops if (self.path / top).is_file()]
+        for top in self._tops:
+            for folder, _, files in os.walk(self.path / top, followlinks=True):
+                prefix = Path(folder).relative_to(self.path).as_posix()
+                found += [f"{prefix}/{file}" for file in files if not file.startswith(".")]
+        return sorted(found)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+        return (self.path / name).read_bytes()
+
+    def fingerprint(self) -> str:
+        """A digest of all names, sizes and times of change."""
+        return fingerprint(self.path, self.names())
+
+
+class ZipFiles:
+    """The files below the folder `top` of a zip archive; nothing is ever unpacked to disk."""
+
+    def __init__(self, path: Path, top: str) -> None:
+        self.path = path
+        self._top = top + "/"
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)
+
+    def names(self) -> list[str]:
+        """All names, sorted, without hidden files."""
+        inside = [name for name in self._archive.namelist() if name.startswith(self._top)]
+        names = [name.removeprefix(self._top) for name in inside if not name.endswith("/")]
+        return sorted(name for name in names if not name.rpartition("/")[2].startswith("."))
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; threads may read at the same time."""
+        return self._archive.read(self._top + name)
+
+    def fingerprint(self) -> str:
+        """A digest of the archive's name, size and time of change."""
+        return fingerprint(self.path.parent, [self.path.name])
+
+
+READ_ERRORS = (
+    OSError,  # unreadable file; also PIL's errors for what is no image or is cut off
+    KeyError,  # no such name in a zip archive
+    EOFError,
+    SyntaxError,  # PIL: broken PNG
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def fingerprint(folder: Path, names: Sequence[str]) -> str:
+    """A digest of the names, sizes and times of change of files in `folder`, without reading."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode())
+        with suppress(OSError):  # a broken link; decoding names it
+            stat = (folder / name).stat()
+            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def bad_root(root: Path, remedy: str) -> SettingError:
+    """The error for data below `root` that is missing or damaged."""
+    return SettingError("dataset.root", root, remedy)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error, for use within another one."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def download(root: Path, name: str, url: str, md5: str) -> None:
+    """Fetch `url` to the file `name` in `root`, checked, whole or not at all.
+
+    Raises SettingError if the address cannot be reached (30 s without an answer count as that), if
+    what came is not the file with this checksum, or if `root` cannot be written.
+    """
+    path = root / name
+
+    def transfer(file: BinaryIO) -> None:
+        digest = hashlib.md5(usedforsecurity=False)
+        with urllib.request.urlopen(url, timeout=30) as response:
+            total = int(response.headers.get("Content-Length") or 0)
+            console = Console(stderr=True)
+            quiet = not sys.stderr.isatty()
+            with wrap_file(response, total, console=console, disable=quiet, transient=True) as body:
+                while chunk := body.read(1 << 20):
+                    digest.update(chunk)
+                    file.write(chunk)
+        if digest.hexdigest() != md5:
+            raise bad_root(root, f"the download of {url} came damaged; try again")
+
+    log.info("downloading %s to %s", url, path)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, transfer)
+    except (OSError, http.client.HTTPException) as error:
+        remedy = f"has no {name}, and {url} cannot be downloaded ({one_line(error)}); put it there"
+        raise bad_root(root, remedy) from error
+
+
+def decode(files: Files, names: Sequence[str], size: int, root: Path) -> Tensor:
+    """Decode images in parallel threads to one uint8 tensor, (N, 3, size, size).
+
+    Every image becomes RGB. One of another size is cut to the centre square and resized with a
+    bicubic antialiasing filter; its orientation tag is obeyed.
+
+    Raises SettingError naming the first file that cannot be read.
+    """
+    pixels = torch.empty((len(names), 3, size, size), dtype=torch.uint8)
+    array = pixels.numpy()
+
+    def decode_part(part: range) -> None:
+        for i in part:
+            try:
+                array[i] = _decode_one(files.read(names[i]), size)
+            except READ_ERRORS as error:
+                remedy = f"{files.path / names[i]} is not a readable image ({one_line(error)})"
+                raise bad_root(root, f"{remedy}; replace it") from error
+
+    log.info("decoding %d images of %s", len(names), files.path)
+    parts = [range(start, min(start + 64, len(names))) for start in range(0, len(names), 64)]
+    with ThreadPoolExecutor() as pool:  # PIL decodes without holding the interpreter's lock
+        for _ in pool.map(decode_part, parts):
+            pass
+    return pixels
+
+
+def _decode_one(content: bytes, size: int) -> np.ndarray:
+    """One encoded image as uint8, (3, size, size)."""
+    with Image.open(io.BytesIO(content)) as image:
+        if image.mode.startswith("I") or image.mode == "F":
+            raise ValueError(f"more than 8 bits per channel, mode {image.mode}")
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = image.convert("RGB")
+    if rgb.size != (size, size):
+        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(rgb).transpose(2, 0, 1)
