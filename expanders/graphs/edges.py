@@ -64,7 +64,7 @@ def trade(
     num_left: int,
     num_right: int,
     rng: np.random.Generator,
-    passes: int | None = None,
+    passes: int = 20,
     free: NDArray[np.bool_] | None = None,
 ) -> IntArray:
     """Shuffle the edges of a simple graph; every degree stays, and no parallel edge arises.
@@ -79,8 +79,6 @@ def trade(
     row, column = edges[::-1] if flip else edges
     num_rows, num_columns = min(num_left, num_right), max(num_left, num_right)
     held = np.zeros(row.size, dtype=np.int64) if free is None else 1 - free.astype(np.int64)
-    if passes is None:
-        passes = PASSES + 2 * num_rows.bit_length()
     for _ in range(passes):
         order = rng.permutation(num_rows)
         place = np.empty(num_rows, dtype=np.int64)
@@ -96,9 +94,6 @@ def trade(
         column[dealt] = _shuffle_within(pair[dealt], column[dealt], rng)
         row = order[2 * pair + who]
     return sort_edges(column, row, num_left) if flip else sort_edges(row, column, num_left)
-
-
-PASSES = 10
 
 
 def _shuffle_within(group: IntArray, value: IntArray, rng: np.random.Generator) -> IntArray:
