@@ -17,3 +17,7 @@ class SettingError(ValueError):
     def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
         # Exceptions are rebuilt from `args` by default, which here is the finished message.
         return type(self), (self.setting, self.value, self.remedy)
+
+
+class DivergedError(RuntimeError):
+    """The loss became infinite or not a number. The message names the epoch and the step."""

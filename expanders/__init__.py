@@ -1,0 +1,51 @@
+"""Data-free pruning at initialization: networks wired as expander graphs.
+
+model = expanders.models.vgg16bn(num_classes=10)
+report = expanders.sparsify(model, graph=expanders.graphs.rreg, degree=3, seed=0)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from expanders import degrees, graphs, models, spectra
+    from expanders.checkpoint import Blueprint, load, save
+    from expanders.errors import SettingError
+    from expanders.initialization import initialize
+    from expanders.layers import SparseConv2d, SparseLinear
+    from expanders.sparsification import sparsify
+
+_HOMES = {
+    "Blueprint": "checkpoint",
+    "SettingError": "errors",
+    "SparseConv2d": "layers",
+    "SparseLinear": "layers",
+    "initialize": "initialization",
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "sparsify": "sparsification",
+}
+
+__all__ = [
+    "Blueprint",
+    "SettingError",
+    "SparseConv2d",
+    "SparseLinear",
+    "degrees",
+    "graphs",
+    "initialize",
+    "load",
+    "models",
+    "save",
+    "sparsify",
+    "spectra",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used, so that work on graphs alone does not load PyTorch.
+    if name in _HOMES:
+        return getattr(import_module(f"expanders.{_HOMES[name]}"), name)
+    if name in __all__:
+        return import_module(f"expanders.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,272 @@
+"""Compose a configuration and run it.
+
+python launch.py model=resnet18 graph=xnet degree=15 dataset=cifar10
+python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from expanders.checks import check_arguments
+from expanders.errors import DivergedError, SettingError
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do without it
+    import torch
+
+    from expanders.runs import Run
+
+log = logging.getLogger(__name__)
+
+Settings = dict[str, Any]
+
+# Where and how a run is computed and logged, but not what it computes.
+_NOT_PART_OF_THE_RUN = {"hydra", "device", "num_threads", "restart", "wandb", "runs_dir"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The top level of the configuration; its keys are explained in conf/config.yaml."""
+
+    model: Settings
+    graph: Settings
+    degree: Settings
+    dataset: Settings
+    optimizer: Settings
+    schedule: Settings
+    recipe: Settings
+    seeds: Settings
+    init: Settings
+    wandb: Settings
+    seed: int
+    epochs: int
+    batch_size: int
+    label_smoothing: float
+    clip_grad_norm: float | None
+    device: str
+    num_threads: int | None
+    checkpoint: str | None
+    restart: bool
+    runs_dir: str
+
+    def stream_seed(self, name: str) -> int:
+        """The seed of one stream: its own, or else the common one."""
+        seed = self.seed if self.seeds[name] is None else self.seeds[name]
+        if not isinstance(seed, int):
+            raise SettingError(f"seeds.{name}", seed, "must be an integer, or null for `seed`")
+        return seed
+
+
+def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
+    """Build what the configuration describes, train it, and return its summary.
+
+    A run that finished in `folder` before is not run again; one that was cut off continues.
+    """
+    plain = _plain(cfg)
+    config = _checked(plain)
+    from expanders import runs
+
+    if config.restart:
+        runs.clear(folder)
+    definition = _definition(plain, choices)
+    runs.check_unchanged(folder, definition)
+    summary = runs.finished(folder)
+    if summary is not None:
+        log.info("Finished before, in %s; restart=true trains again.", folder)
+        return summary
+    return _prepare(config, definition, folder, choices).execute()
+
+
+def _prepare(config: Config, definition: Settings, folder: Path, choices: Mapping[str, str]) -> Run:
+    """Everything that one run needs. What is quick to check comes before what takes time."""
+    import torch
+
+    from expanders import checkpoint, data, runs, tracking, train
+    from expanders.initialization import initialize
+    from expanders.seeds import stream
+    from expanders.sparsification import sparsify
+
+    build = partial(hydra.utils.instantiate, _convert_="all")
+    device = _device(config.device)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    settings = train.Settings(
+        config.epochs, config.batch_size, config.label_smoothing, config.clip_grad_norm
+    )
+    source = build(config.dataset["source"])
+    transform = build(config.dataset["transform"])
+
+    network, skip = _take(config.model, "skip")
+    wiring, measures = _take(config.graph, "measures")
+    target = network.pop("_target_")
+    blueprint = checkpoint.Blueprint(target, network | {"num_classes": source.num_classes})
+    model = blueprint.build()
+    initialize(model, config.stream_seed("init"))
+    report = sparsify(
+        model,
+        build(wiring),
+        build(config.degree),
+        config.stream_seed("graph"),
+        skip=skip,
+        fan=config.init["fan"],
+        measures=measures,
+    )
+    if config.checkpoint is not None:
+        weights = checkpoint.read(config.checkpoint)
+        checkpoint.load_state(model, weights["state"], config.checkpoint)
+    model.to(device)
+    try:
+        optimizer = build(config.optimizer)(model.parameters())
+    except ValueError as error:  # the framework's own checks, such as a negative momentum
+        raise SettingError("optimizer", config.optimizer["_target_"], str(error)) from None
+    schedule = build(config.schedule)(optimizer)
+
+    data_seed = config.stream_seed("data")
+    images, test = source.load()
+    train_part, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
+    trainer = train.Trainer(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        train=train_part.to(device),
+        val=val.to(device),
+        transform=transform,
+        settings=settings,
+        seed=data_seed,
+    )
+    wandb = tracking.WandbSettings(**config.wandb).named(_label(definition, choices), config.seed)
+    return runs.Run(folder, definition, blueprint, report, trainer, test.to(device), wandb)
+
+
+def _checked(plain: Settings) -> Config:
+    """The configuration, if every setting exists and has a value of the right type."""
+    check_arguments(Config, plain, "")
+    config = Config(**plain)
+    for name in config.seeds:
+        config.stream_seed(name)
+    for name in ("model", "graph", "degree", "dataset", "optimizer", "schedule"):
+        _check_node(getattr(config, name), name)
+    if config.num_threads is not None and config.num_threads < 1:
+        raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
+    if config.optimizer.get("lr", 1) <= 0:
+        raise SettingError("optimizer.lr", config.optimizer["lr"], "must be above 0")
+    return config
+
+
+def _check_node(node: Settings, name: str) -> None:
+    """Check a group's settings against the function that they are for, nested groups first."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            _check_node(value, f"{name}.{key}")
+    if "_target_" in node:
+        own = {"_target_", "_partial_", "skip", "measures"}
+        arguments = {key: value for key, value in node.items() if key not in own}
+        check_arguments(resolve_name(node["_target_"]), arguments, name)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise SettingError("device", name, "must be auto, cpu, cuda or cuda:NUMBER") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingError("device", name, "there is no such GPU here; use device=cpu or auto")
+    return device
+
+
+def _take(node: Settings, key: str) -> tuple[Settings, Any]:
+    """A group's settings without the one that is not for its function, and that one."""
+    return {name: value for name, value in node.items() if name != key}, node[key]
+
+
+def _plain(cfg: DictConfig) -> Settings:
+    """All settings but Hydra's own, with interpolations resolved."""
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in cfg
+        if key != "hydra"
+    }
+
+
+def _definition(plain: Settings, choices: Mapping[str, str]) -> Settings:
+    """The settings that decide what a run computes. A dense network has no degree."""
+    ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
+    return {key: plain[key] for key in sorted(plain) if key not in ignored}
+
+
+def _label(definition: Settings, choices: Mapping[str, str]) -> str:
+    """The choices in a few words: `vgg16bn-cifar10-rreg-d3`."""
+    words = [choices["model"], choices["dataset"], choices["graph"]]
+    if "degree" in definition:
+        constant = choices["degree"] == "constant"
+        words.append(f"d{definition['degree']['value']}" if constant else choices["degree"])
+    return "-".join(words)
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """The name of a run's folder: the choices, the seed, and a digest of all that defines it.
+
+    So two runs that differ in anything have two folders, and the same run always has the same.
+    """
+    choices = _root_.hydra.runtime.choices
+    definition = _definition(_plain(_root_), choices)
+    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{_label(definition, choices)}-s{definition['seed']}-{digest}"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def task(cfg: DictConfig) -> Settings:
+    """One run of Hydra's: a single one, or a cell of a sweep."""
+    hydra_cfg = HydraConfig.get()
+    return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg.runtime.choices)
+
+
+def degree_as_value(argument: str) -> str:
+    """`degree=15` as `degree.value=15`: Hydra takes no number for the name of a group's option."""
+    return re.sub(r"^degree=(?=[\d.,\s+-]+$)", "degree.value=", argument)
+
+
+def main() -> None:
+    """The command line. Errors that a user can mend are one line; HYDRA_FULL_ERROR=1 shows all."""
+    sys.argv[1:] = [degree_as_value(argument) for argument in sys.argv[1:]]
+    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", ""):
+        task()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the reporting to what follows
+    try:
+        task()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command continues after the last checkpoint")
+    except (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, SettingError) else error
+        sys.exit(f"error: {' '.join(str(cause).split())}")
+
+
+if __name__ == "__main__":
+    main()
