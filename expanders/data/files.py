@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -28,6 +29,7 @@ from expanders.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+TIMEOUT = 30  # seconds without a byte after which a download has failed
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -135,14 +137,14 @@ def one_line(error: BaseException) -> str:
 def download(root: Path, name: str, url: str, md5: str) -> None:
     """Fetch `url` to the file `name` in `root`, checked, whole or not at all.
 
-    Raises SettingError if the address cannot be reached (30 s without an answer count as that), if
+    Raises SettingError if the address cannot be reached (or is silent for 30 s), if
     what came is not the file with this checksum, or if `root` cannot be written.
     """
     path = root / name
 
     def transfer(file: BinaryIO) -> None:
         digest = hashlib.md5(usedforsecurity=False)
-        with urllib.request.urlopen(url, timeout=30) as response:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
             total = int(response.headers.get("Content-Length") or 0)
             console = Console(stderr=True)
             quiet = not sys.stderr.isatty()
@@ -158,6 +160,8 @@ def download(root: Path, name: str, url: str, md5: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
         write_atomically(path, transfer)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         remedy = f"has no {name}, and {url} cannot be downloaded ({one_line(error)}); put it there"
         raise bad_root(root, remedy) from error
 
@@ -183,7 +187,7 @@ def decode(files: Files, names: Sequence[str], size: int, root: Path) -> Tensor:
 
     log.info("decoding %d images of %s", len(names), files.path)
     parts = [range(start, min(start + 64, len(names))) for start in range(0, len(names), 64)]
-    with ThreadPoolExecutor() as pool:  # PIL decodes without holding the interpreter's lock
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # PIL frees the GIL to decode
         for _ in pool.map(decode_part, parts):
             pass
     return pixels

@@ -66,20 +66,25 @@ def tinyimagenet_labels(root: Path, files: Files) -> tuple[Labelled, Labelled]:
     try:
         names = files.names()
         wnids = sorted(files.read("wnids.txt").decode().split())
-        labels = {wnid: label for label, wnid in enumerate(wnids)}
-        lines = files.read("val/val_annotations.txt").decode().splitlines()
-        pairs = (line.split("\t")[:2] for line in lines)  # the other columns are a bounding box
-        test = [(f"val/images/{file}", labels[wnid]) for file, wnid in pairs]
+        annotations = files.read("val/val_annotations.txt").decode().splitlines()
     except READ_ERRORS as error:
         remedy = f"{files.path} is damaged or incomplete ({one_line(error)}); delete it to have it"
         raise bad_root(root, f"{remedy} downloaded again") from error
     if len(wnids) != 200:
         raise bad_root(root, f"{files.path}/wnids.txt lists {len(wnids)} classes instead of 200")
-    train = []
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    train, test = [], []
     for name in names:
         match name.split("/"):
             case ["train", wnid, "images", file] if wnid in labels and is_image(file):
                 train.append((name, labels[wnid]))
+    for line in annotations:
+        match line.split("\t"):
+            case [file, wnid, *_bounding_box] if wnid in labels:
+                test.append((f"val/images/{file}", labels[wnid]))
+            case _:
+                where = files.path / "val/val_annotations.txt"
+                raise bad_root(root, f"{where} has a line without a class of wnids.txt: {line!r}")
     for part, labelled in (("train", train), ("val", test)):
         if empty := sorted(set(labels.values()) - {label for _, label in labelled}):
             raise bad_root(root, f"{files.path}/{part} has no image of class {wnids[empty[0]]}")
