@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,6 +40,9 @@ Settings = dict[str, Any]
 
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {"hydra", "device", "num_threads", "restart", "wandb", "runs_dir"}
+
+_USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError)
+_MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,24 @@ OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 def task(cfg: DictConfig) -> Settings:
     """One run of Hydra's: a single one, or a cell of a sweep."""
     hydra_cfg = HydraConfig.get()
-    return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg.runtime.choices)
+    try:
+        return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg.runtime.choices)
+    except _USER_ERRORS as error:
+        if hydra_cfg.mode == RunMode.RUN:
+            sys.exit(one_line(error))
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """What a user needs to know of an error that the user can mend."""
+    if isinstance(error.__cause__, SettingError):  # Hydra wraps what a group's function raises
+        error = error.__cause__
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
+    elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
+        text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
+    return f"error: {text}"
 
 
 def degree_as_value(argument: str) -> str:
@@ -263,9 +284,8 @@ def main() -> None:
         task()
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command continues after the last checkpoint")
-    except (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, SettingError) else error
-        sys.exit(f"error: {' '.join(str(cause).split())}")
+    except _USER_ERRORS as error:
+        sys.exit(one_line(error))
 
 
 if __name__ == "__main__":

@@ -194,7 +194,8 @@ def _as_rule(modules: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.
         return skip
     for name in skip:
         if name not in modules:
-            raise SettingError("skip", name, f"no such layer; the model has {', '.join(modules)}")
+            layers = [n for n, m in modules.items() if isinstance(m, nn.Conv2d | nn.Linear)]
+            raise SettingError("model.skip", name, f"no such layer; there are: {', '.join(layers)}")
     return lambda name, module: name in skip
 
 

@@ -89,7 +89,8 @@ class WandbRun:
 
     def log_epoch(self, metrics: Mapping[str, Any]) -> None:
         """Log the metrics of one epoch; its number is the step."""
-        self._run.log(dict(metrics), step=int(metrics["epoch"]))
+        # Committed at once: a row that waits for the next one would be written after the summary.
+        self._run.log(dict(metrics), step=int(metrics["epoch"]), commit=True)
 
     def finish(self, summary: Mapping[str, Any] | None = None, *, failed: bool = False) -> None:
         """Write the summary and close the run."""
