@@ -6,11 +6,12 @@ Every policy is a function of one signature,
 
 with one number of edges per layer of `network`, in its order. `graph` is the graph model that the
 edges are for (a function, or a `functools.partial` of one); only a policy that follows a model's
-own way of counting looks at it. A new policy is one such function and one file in `conf/degree/`.
+own way of counting looks at it. A layer gets at least one edge and at most all pairs. A new policy
+is one such function and one file in `conf/degree/`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -76,6 +77,61 @@ def constant(
     ]
 
 
+def density(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> list[int]:
+    """One density for the whole network, reached by the same degree in every layer.
+
+    The weights of all graphs together are `density` times those of the complete graphs, rounded
+    down to whole edges: less than one edge of each layer that still has room is missing.
+    Raises `SettingError` for a density outside of (0, 1] or too small for one edge per layer.
+    """
+    return _spread(network, _constant_shares(network), *_weights_of_density(network, density))
+
+
+def uniform(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> list[int]:
+    """The same density in every layer: density * pairs edges, rounded, and at least one.
+
+    Raises `SettingError` for a density outside of (0, 1].
+    """
+    _weights_of_density(network, density)
+    return [max(round(density * layer.pairs), 1) for layer in network.layers]
+
+
+def erk(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> list[int]:
+    """Erdős–Rényi-Kernel: small layers keep more, by their fan-in plus fan-out.
+
+    The density of a layer is proportional to (n_left + n_right + k_h + k_w) / (n_left n_right k_h
+    k_w), at most one (Evci et al., ICML 2020; for 1x1 kernels Mocanu et al., 2018). The weights of
+    all graphs together are `density` times those of the complete graphs, rounded down to whole
+    edges. Raises `SettingError` as `density` does.
+    """
+    return _spread(network, _erk_shares(network), *_weights_of_density(network, density))
+
+
+def total(
+    network: NetworkShape,
+    graph: GraphModel,
+    parameters: int,
+    spread: Literal["constant", "uniform", "erk"] = "constant",
+) -> list[int]:
+    """A number of parameters for the whole network, with all that lies outside the graphs.
+
+    What `network.other_parameters` leaves goes to the graphs, rounded down to whole edges: at the
+    same degree ("constant"), at the same density ("uniform") or as in `erk`.
+    Raises `SettingError` for fewer parameters than the network needs, or more than it has.
+    """
+    shares = {"constant": _constant_shares, "uniform": _pairs, "erk": _erk_shares}
+    if spread not in shares:
+        raise SettingError("degree.spread", spread, "choose constant, uniform or erk")
+    dense = sum(layer.pairs * layer.weights_per_edge for layer in network.layers)
+    if isinstance(parameters, bool) or not isinstance(parameters, int):
+        raise SettingError("degree.parameters", parameters, "give a whole number")
+    if parameters > dense + network.other_parameters:
+        remedy = f"the dense network has {dense + network.other_parameters} parameters"
+        raise SettingError("degree.parameters", parameters, remedy)
+    weights = parameters - network.other_parameters
+    return _spread(network, shares[spread](network), weights, "degree.parameters", parameters)
+
+
 def _counted_side(layer: LayerShape, graph: GraphModel, budget: str) -> int:
     """The number of vertices that get `value` edges each."""
     model: Any = graph.func if isinstance(graph, partial) else graph
@@ -86,3 +142,69 @@ def _counted_side(layer: LayerShape, graph: GraphModel, budget: str) -> int:
         from_input = draws_from_input(layer.num_left, layer.num_right, side)
         return layer.num_left if from_input else layer.num_right
     return max(layer.num_left, layer.num_right)
+
+
+def _constant_shares(network: NetworkShape) -> list[float]:
+    return [max(layer.num_left, layer.num_right) for layer in network.layers]
+
+
+def _pairs(network: NetworkShape) -> list[float]:
+    return [layer.pairs for layer in network.layers]
+
+
+def _erk_shares(network: NetworkShape) -> list[float]:
+    return [
+        (layer.num_left + layer.num_right + sum(layer.kernel_size)) / layer.weights_per_edge
+        for layer in network.layers
+    ]
+
+
+def _weights_of_density(network: NetworkShape, density: float) -> tuple[int, str, float]:
+    """The number of weights that a density of all graphs allows, and the setting it came from."""
+    number = isinstance(density, int | float) and not isinstance(density, bool)
+    if not number or not 0 < density <= 1:
+        raise SettingError("degree.density", density, "give a number above 0 and at most 1")
+    dense = sum(layer.pairs * layer.weights_per_edge for layer in network.layers)
+    return int(density * dense + 1e-9), "degree.density", density
+
+
+def _spread(
+    network: NetworkShape, shares: Sequence[float], weights: int, setting: str, value: float
+) -> list[int]:
+    """Edges in proportion to `shares`, from one to all pairs each, that have `weights` weights.
+
+    The common factor of the shares is found by bisection, the edges are rounded down, and what
+    that leaves over goes to the layers in the order of their remainders, as long as an edge fits.
+    `setting` and `value` are named where not even one edge per layer fits.
+    """
+    least = sum(layer.weights_per_edge for layer in network.layers)
+    if weights < least:
+        remedy = f"one edge per layer needs {least} weights, the graphs are left {weights}"
+        raise SettingError(setting, value, remedy)
+
+    def ideal(factor: float) -> list[float]:
+        pairs = [layer.pairs for layer in network.layers]
+        return [min(max(factor * s, 1.0), p) for s, p in zip(shares, pairs, strict=True)]
+
+    def size(counts: Sequence[float]) -> float:
+        sized = zip(counts, network.layers, strict=True)
+        return sum(count * layer.weights_per_edge for count, layer in sized)
+
+    low, high = 0.0, max(layer.pairs for layer in network.layers) / min(shares)
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if size(ideal(middle)) <= weights else (low, middle)
+    edges = [int(count + 1e-9) for count in ideal(low)]
+    remainders = [count - floor for count, floor in zip(ideal(low), edges, strict=True)]
+    order = sorted(range(len(edges)), key=lambda i: -remainders[i])
+    left_over = weights - size(edges)
+    grown = True
+    while grown:
+        grown = False
+        for i in order:
+            layer = network.layers[i]
+            if edges[i] < layer.pairs and layer.weights_per_edge <= left_over:
+                edges[i] += 1
+                left_over -= layer.weights_per_edge
+                grown = True
+    return edges

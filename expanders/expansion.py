@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from expanders.graphs.edges import IntArray
+IntArray = NDArray[np.int64]
 
 
 def lower_bound(left_degrees: IntArray, right_degrees: IntArray, sigma2: float) -> float:

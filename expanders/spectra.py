@@ -13,8 +13,8 @@ from scipy.sparse.csgraph import connected_components
 
 from expanders import expansion
 from expanders.errors import SettingError
-from expanders.graphs.edges import IntArray
 
+IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 Measures = dict[str, float | int | None]
 Level = Literal["default", "full"]
@@ -82,9 +82,20 @@ def ramanujan_bound(matrix: sparse.csr_array) -> float:
     return sum(float(np.sqrt(matrix.nnz / size - 1)) for size in matrix.shape)
 
 
-def sigma2(edges: IntArray, num_left: int, num_right: int) -> float:
-    """The second largest singular value of B."""
-    return spectrum(_without_isolated(biadjacency(edges, num_left, num_right)))[1]
+def sigma2_and_bound(edges: IntArray, num_left: int, num_right: int) -> tuple[float, float]:
+    """sigma2 of B and the Ramanujan bound, both of the graph without isolated vertices."""
+    matrix = _without_isolated(biadjacency(edges, num_left, num_right))
+    return spectrum(matrix)[1], ramanujan_bound(matrix)
+
+
+def meets_bound(second: float, bound: float) -> bool:
+    """Whether sigma2 is at most the Ramanujan bound, to rounding."""
+    return second <= bound * (1 + 1e-9)
+
+
+def norm(matrix: sparse.csr_array) -> float:
+    """The largest singular value of any sparse matrix."""
+    return _two_largest(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T.tocsr())[0]
 
 
 def spectrum(matrix: sparse.csr_array) -> tuple[float, float, float]:
@@ -204,11 +215,6 @@ def _spectral(sigma1: float, second: float, normalised: float, bound: float) -> 
     }
 
 
-def meets_bound(second: float, bound: float) -> bool:
-    """Whether sigma2 is at most the Ramanujan bound, to rounding."""
-    return second <= bound * (1 + 1e-9)
-
-
 def _without_isolated(matrix: sparse.csr_array) -> sparse.csr_array:
     rows, columns = np.diff(matrix.indptr), np.bincount(matrix.indices, minlength=matrix.shape[1])
     if rows.min() and columns.min():
@@ -236,10 +242,12 @@ def _lanczos(
 
     `without` is an eigenvector that is projected out. Plain Lanczos: without reorthogonalisation
     an eigenvalue found again as a copy does no harm to the largest one (Paige, 1980). The start
-    vector is fixed, so that equal graphs have equal measures everywhere.
+    vector is fixed, so that equal graphs have equal measures everywhere; with `without` it is
+    another one, since of a multiple eigenvalue the first run took all that its own start held.
     """
     transposed = matrix.T.tocsr()
-    vector = np.random.default_rng(0).standard_normal(matrix.shape[0])
+    start = np.random.default_rng(0 if without is None else 1)
+    vector = start.standard_normal(matrix.shape[0])
     if without is not None:
         vector -= without * (without @ vector)
     basis = [vector / np.linalg.norm(vector)]

@@ -10,7 +10,9 @@ by (right, left). All randomness comes from `rng`, a `numpy.random.Generator`. A
 raises `SettingError`. A new graph model is one such function and one file in `conf/graph/`.
 """
 
+from expanders.graphs.controls import blocks, circulant, rewired
+from expanders.graphs.lifts import lift
 from expanders.graphs.regular import rreg
 from expanders.graphs.simple import dense, random, xnet
 
-__all__ = ["dense", "random", "rreg", "xnet"]
+__all__ = ["blocks", "circulant", "dense", "lift", "random", "rewired", "rreg", "xnet"]
