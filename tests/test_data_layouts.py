@@ -4,10 +4,10 @@ import zipfile
 
 import pytest
 import torch
-from image_files import NOWHERE, jpeg, refusal, write
 
 from expanders.data import cifar10, image_folder, sources, tinyimagenet
 from expanders.errors import SettingError
+from tests.image_files import NOWHERE, jpeg, refusal, write
 
 
 @pytest.fixture(autouse=True)
@@ -178,8 +178,8 @@ def test_image_folder_decodes_once(tmp_path, monkeypatch):
         ("", {}, "there is no folder"),
         ("test/", {}, "test; expected are train/<class>/* and test/<class>/*"),
         ("train/", {"train/1.jpg": b"x"}, "train has no class folder"),
-        ("test/dog/", {}, "class dog is only in train"),
-        ("test/dog/", {"test/cow/1.jpg": b"x"}, "class cow is only in test"),
+        ("test/dog/", {}, "but: dog only in train"),
+        ("test/dog/", {"test/cow/1.jpg": b"x"}, "but: cow only in test, dog only in train"),
         ("train/dog/", {"train/dog/notes.txt": b"x"}, "dog has no image (.jpg"),
     ],
 )

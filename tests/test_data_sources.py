@@ -9,10 +9,10 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from image_files import NOWHERE, refusal, write
 from torchvision.datasets import CIFAR10
 
 from expanders.data import cifar10, digits
+from tests.image_files import NOWHERE, refusal, write
 
 
 @pytest.fixture(autouse=True)

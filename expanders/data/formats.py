@@ -24,7 +24,7 @@ def read_cifar_batches(
     run any code. Raises SettingError for one that is missing or differs.
     """
     source = folder if folder.is_dir() else archive
-    remedy = f"delete {source} to have the data set downloaded again"
+    remedy = "replace it, or delete it to have it downloaded"
     try:
         contents = _read_members(folder, archive, checksums)
     except (*READ_ERRORS, tarfile.TarError) as error:
@@ -68,8 +68,9 @@ def tinyimagenet_labels(root: Path, files: Files) -> tuple[Labelled, Labelled]:
         wnids = sorted(files.read("wnids.txt").decode().split())
         annotations = files.read("val/val_annotations.txt").decode().splitlines()
     except READ_ERRORS as error:
-        remedy = f"{files.path} is damaged or incomplete ({one_line(error)}); delete it to have it"
-        raise bad_root(root, f"{remedy} downloaded again") from error
+        remedy = "replace it, or delete it to have it downloaded"
+        problem = f"{files.path} is damaged or incomplete ({one_line(error)})"
+        raise bad_root(root, f"{problem}; {remedy}") from error
     if len(wnids) != 200:
         raise bad_root(root, f"{files.path}/wnids.txt lists {len(wnids)} classes instead of 200")
     labels = {wnid: label for label, wnid in enumerate(wnids)}
@@ -114,9 +115,10 @@ def check_class_folders(root: Path) -> list[str]:
     except OSError as error:
         raise bad_root(root, f"cannot be read ({one_line(error)})") from error
     if differing := sorted(classes["train"] ^ classes["test"]):
-        part = "train" if differing[0] in classes["train"] else "test"
-        remedy = f"class {differing[0]} is only in {part}, which leaves {len(differing)} without"
-        raise bad_root(root, f"{remedy} a counterpart; train and test need the same classes")
+        where = {name: part for part in classes for name in classes[part]}
+        listed = ", ".join(f"{name} only in {where[name]}" for name in differing[:3])
+        listed += f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise bad_root(root, f"train and test must have the same class folders, but: {listed}")
     return sorted(classes["train"])
 
 
