@@ -4,6 +4,8 @@ B is the biadjacency matrix (left vertices are rows), sigma1 >= sigma2 its large
 dL and dR the degrees of the two sides. A graph expands well where sigma2 is small.
 """
 
+import statistics
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
@@ -68,6 +70,28 @@ def measure(edges: IntArray, num_left: int, num_right: int, level: Level = "defa
         values["expansion_upper"] = expansion.greedy_upper_bound(matrix)
         values["legacy_score"] = expansion.sampled_score(matrix, np.random.default_rng(0))
     return values
+
+
+def summary(layers: Iterable[Measures]) -> Measures:
+    """Measures of a network as a whole, from those of its layers; None where no layer has any.
+
+    normalised_gap_{mean, min} and ramanujan_ratio_{mean, max} over the layers; ramanujan_share:
+    of layers that meet the bound; disconnected_layers: with more than one component.
+    """
+    layers = list(layers)
+
+    def over(key: str, reduce: Callable[[list[float]], float]) -> float | None:
+        values = [float(value) for layer in layers if (value := layer.get(key)) is not None]
+        return float(reduce(values)) if values else None
+
+    return {
+        "normalised_gap_mean": over("normalised_gap", statistics.fmean),
+        "normalised_gap_min": over("normalised_gap", min),
+        "ramanujan_ratio_mean": over("ramanujan_ratio", statistics.fmean),
+        "ramanujan_ratio_max": over("ramanujan_ratio", max),
+        "ramanujan_share": over("ramanujan", statistics.fmean),
+        "disconnected_layers": sum((layer.get("components") or 0) > 1 for layer in layers),
+    }
 
 
 def biadjacency(edges: IntArray, num_left: int, num_right: int) -> sparse.csr_array:

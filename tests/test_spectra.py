@@ -183,6 +183,21 @@ def test_a_graph_without_edges_has_counts_only():
     assert "sigma2" not in values
 
 
+def test_summary_of_a_network():
+    heawood = spectra.measure(incidence(FANO, 7), 7, 7)
+    empty = spectra.measure(np.zeros((2, 0), dtype=np.int64), 3, 4)
+    values = spectra.summary([heawood, spectra.measure(HEXAGONS, 6, 6), empty])
+    assert values == {
+        "normalised_gap_mean": pytest.approx((1 - 2**0.5 / 3) / 2),
+        "normalised_gap_min": pytest.approx(0),
+        "ramanujan_ratio_mean": pytest.approx((0.5 + 1) / 2),
+        "ramanujan_ratio_max": pytest.approx(1),
+        "ramanujan_share": 1,
+        "disconnected_layers": 1,
+    }
+    assert spectra.summary([])["normalised_gap_mean"] is None
+
+
 def test_unknown_level_is_named():
     with pytest.raises(SettingError, match="measures=all: choose default or full"):
         spectra.measure(incidence(FANO, 7), 7, 7, level="all")
