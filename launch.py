@@ -83,22 +83,22 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
 
     A run that finished in `folder` before is not run again; one that was cut off continues.
     """
-    plain = _plain(cfg)
-    config = _checked(plain)
+    plain = resolved(cfg)
+    config = checked(plain)
     from expanders import runs
 
     if config.restart:
         runs.clear(folder)
-    definition = _definition(plain, choices)
+    definition = definition_of(plain, choices)
     runs.check_unchanged(folder, definition)
     summary = runs.finished(folder)
     if summary is not None:
         log.info("Finished before, in %s; restart=true trains again.", folder)
         return summary
-    return _prepare(config, definition, folder, choices).execute()
+    return prepare(config, definition, folder, choices).execute()
 
 
-def _prepare(config: Config, definition: Settings, folder: Path, choices: Mapping[str, str]) -> Run:
+def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping[str, str]) -> Run:
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
@@ -108,7 +108,7 @@ def _prepare(config: Config, definition: Settings, folder: Path, choices: Mappin
     from expanders.sparsification import sparsify
 
     build = partial(hydra.utils.instantiate, _convert_="all")
-    device = _device(config.device)
+    device = choose_device(config.device)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     settings = train.Settings(
@@ -117,8 +117,8 @@ def _prepare(config: Config, definition: Settings, folder: Path, choices: Mappin
     source = build(config.dataset["source"])
     transform = build(config.dataset["transform"])
 
-    network, skip = _take(config.model, "skip")
-    wiring, measures = _take(config.graph, "measures")
+    network, skip = without(config.model, "skip")
+    wiring, measures = without(config.graph, "measures")
     target = network.pop("_target_")
     blueprint = checkpoint.Blueprint(target, network | {"num_classes": source.num_classes})
     model = blueprint.build()
@@ -155,18 +155,21 @@ def _prepare(config: Config, definition: Settings, folder: Path, choices: Mappin
         settings=settings,
         seed=data_seed,
     )
-    wandb = tracking.WandbSettings(**config.wandb).named(_label(definition, choices), config.seed)
+    wandb = tracking.WandbSettings(**config.wandb).named(label_of(definition, choices), config.seed)
     return runs.Run(folder, definition, blueprint, report, trainer, test.to(device), wandb)
 
 
-def _checked(plain: Settings) -> Config:
+def checked(plain: Settings) -> Config:
     """The configuration, if every setting exists and has a value of the right type."""
+    from expanders.tracking import WandbSettings
+
     check_arguments(Config, plain, "")
     config = Config(**plain)
+    check_arguments(WandbSettings, config.wandb, "wandb")
     for name in config.seeds:
         config.stream_seed(name)
     for name in ("model", "graph", "degree", "dataset", "optimizer", "schedule"):
-        _check_node(getattr(config, name), name)
+        check_node(getattr(config, name), name)
     if config.num_threads is not None and config.num_threads < 1:
         raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
     if config.optimizer.get("lr", 1) <= 0:
@@ -174,18 +177,18 @@ def _checked(plain: Settings) -> Config:
     return config
 
 
-def _check_node(node: Settings, name: str) -> None:
+def check_node(node: Settings, name: str) -> None:
     """Check a group's settings against the function that they are for, nested groups first."""
     for key, value in node.items():
         if isinstance(value, dict):
-            _check_node(value, f"{name}.{key}")
+            check_node(value, f"{name}.{key}")
     if "_target_" in node:
         own = {"_target_", "_partial_", "skip", "measures"}
         arguments = {key: value for key, value in node.items() if key not in own}
         check_arguments(resolve_name(node["_target_"]), arguments, name)
 
 
-def _device(name: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
@@ -199,12 +202,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _take(node: Settings, key: str) -> tuple[Settings, Any]:
+def without(node: Settings, key: str) -> tuple[Settings, Any]:
     """A group's settings without the one that is not for its function, and that one."""
     return {name: value for name, value in node.items() if name != key}, node[key]
 
 
-def _plain(cfg: DictConfig) -> Settings:
+def resolved(cfg: DictConfig) -> Settings:
     """All settings but Hydra's own, with interpolations resolved."""
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
@@ -215,13 +218,13 @@ def _plain(cfg: DictConfig) -> Settings:
     }
 
 
-def _definition(plain: Settings, choices: Mapping[str, str]) -> Settings:
+def definition_of(plain: Settings, choices: Mapping[str, str]) -> Settings:
     """The settings that decide what a run computes. A dense network has no degree."""
     ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
     return {key: plain[key] for key in sorted(plain) if key not in ignored}
 
 
-def _label(definition: Settings, choices: Mapping[str, str]) -> str:
+def label_of(definition: Settings, choices: Mapping[str, str]) -> str:
     """The choices in a few words: `vgg16bn-cifar10-rreg-d3`."""
     words = [choices["model"], choices["dataset"], choices["graph"]]
     if "degree" in definition:
@@ -236,9 +239,9 @@ def run_name(*, _root_: DictConfig) -> str:
     So two runs that differ in anything have two folders, and the same run always has the same.
     """
     choices = _root_.hydra.runtime.choices
-    definition = _definition(_plain(_root_), choices)
+    definition = definition_of(resolved(_root_), choices)
     digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{_label(definition, choices)}-s{definition['seed']}-{digest}"
+    return f"{label_of(definition, choices)}-s{definition['seed']}-{digest}"
 
 
 OmegaConf.register_new_resolver("run_name", run_name, replace=True)

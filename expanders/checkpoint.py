@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from expanders import models
 from expanders.errors import SettingError
 from expanders.files import write_atomically
 from expanders.layers import SparseLayer
@@ -86,16 +87,24 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     content = read(path)
     target = content["model"]["target"]
     if model is None:
-        if not target.startswith("expanders.models."):
+        if not _is_ours(target):
             raise SettingError("checkpoint", path, f"was built by {target}: pass model= to load it")
         model = Blueprint(target, content["model"]["arguments"]).build()
     state = content["state"]
     try:
         swap(model, {name: state[f"{name}.edges"] for name in content["layers"]})
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, SettingError) as error:
         raise SettingError("checkpoint", path, f"does not fit the model: {error}") from None
     load_state(model, state, path)
     return model.eval()
+
+
+def _is_ours(target: str) -> bool:
+    """Whether a dotted name is that of a function defined in `expanders.models`, and no detour."""
+    name = target.removeprefix("expanders.models.")
+    return (
+        name.isidentifier() and getattr(vars(models).get(name), "__module__", "") == models.__name__
+    )
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expanders import expansion, graphs, spectra
+from expanders import expansion, graphs, singular, spectra
 from expanders.errors import SettingError
 from expanders.graphs.edges import sort_edges
 
@@ -88,7 +88,7 @@ def as_networkx(edges):
 def test_measures_agree_with_dense_svd_and_networkx(graph, dense_size):
     edges, num_left, num_right = graph
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spectra, "DENSE_SIZE", dense_size)
+        patch.setattr(singular, "DENSE_SIZE", dense_size)
         values = spectra.measure(edges, num_left, num_right)
     dense = np.zeros((num_left, num_right))
     dense[edges[0], edges[1]] = 1

@@ -1,0 +1,198 @@
+"""Every file under conf/ is composed, checked and put to use."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+import launch
+from expanders.degrees import LayerShape, NetworkShape
+from expanders.errors import SettingError
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def composed(*overrides: str, **keywords) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(overrides), **keywords)
+
+
+def checked(*overrides: str) -> launch.Config:
+    return launch.checked(launch.resolved(composed(*overrides)))
+
+
+def built(node):
+    own = {key: value for key, value in node.items() if key not in ("skip", "measures")}
+    return instantiate(own, _convert_="all")
+
+
+def test_all_files_are_in_known_groups():
+    groups = {path.relative_to(CONF).parts[0] for path in CONF.rglob("*.yaml")}
+    assert groups == {*GROUPS, "config.yaml", "recipe", "hydra"}
+
+
+@pytest.mark.parametrize("option", options("model"))
+def test_models_build_and_their_skipped_layers_exist(option):
+    node = checked(f"model={option}").model
+    model = built({**node, "num_classes": 7})
+    assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    for name in node["skip"]:
+        assert model.get_submodule(name).weight is not None
+
+
+@pytest.mark.parametrize("option", options("graph"))
+def test_graphs_connect(option):
+    edges = built(checked(f"graph={option}").graph)(16, 32, 96, np.random.default_rng(0))
+    assert edges.shape[0] == 2
+    assert len(np.unique(edges, axis=1).T) == edges.shape[1] > 0
+
+
+@pytest.mark.parametrize("option", options("degree"))
+def test_degree_policies_give_every_layer_a_budget(option):
+    policy = built(checked(f"degree={option}").degree)
+    shapes = (LayerShape("a", 512, 256, (3, 3)), LayerShape("b", 64, 128, (1, 1)))
+    budgets = policy(NetworkShape(shapes, 1000), built(checked().graph))
+    assert [0 < n <= s.num_left * s.num_right for n, s in zip(budgets, shapes, strict=True)]
+
+
+@pytest.mark.parametrize("option", options("dataset"))
+def test_data_sets_can_be_described_before_they_are_read(option, few_images):
+    root = [] if option == "digits" else [f"dataset.root={few_images}"]
+    dataset = checked(f"dataset={option}", *root).dataset
+    assert instantiate(dataset["source"], _convert_="all").num_classes >= 2
+    transform = instantiate(dataset["transform"], _convert_="all")
+    assert transform.eval(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+@pytest.mark.parametrize("schedule", options("schedule"))
+def test_optimizers_and_schedules_step(option, schedule):
+    config = checked(f"optimizer={option}", f"schedule={schedule}")
+    weight = torch.zeros(3, requires_grad=True)
+    optimizer = built(config.optimizer)([weight])
+    steps = built(config.schedule)(optimizer)
+    weight.sum().backward()
+    optimizer.step()
+    steps.step()
+    assert torch.all(weight != 0)
+
+
+PAPER = {  # (lr, weight decay, lr floor), batch size on CIFAR-10, on Tiny ImageNet
+    "vgg16bn": ((0.05, 5e-4, 5e-4), 128, 1024),
+    "resnet18": ((0.1, 1e-4, 1e-5), 1024, 128),
+    "resnet34": ((0.1, 1e-4, 1e-5), 1024, 128),
+    "resnet50": ((0.1, 1e-4, 1e-5), 1024, 128),
+    "resnet101": ((0.1, 1e-4, 1e-5), 1024, 128),
+    "resnet152": ((0.1, 1e-4, 1e-5), 1024, 128),
+}
+
+
+@pytest.mark.parametrize("model", PAPER)
+@pytest.mark.parametrize("dataset", ["cifar10", "tinyimagenet"])
+def test_a_pair_has_the_papers_hyperparameters_untyped(model, dataset):
+    config = checked(f"model={model}", f"dataset={dataset}")
+    (lr, weight_decay, floor), cifar_batch, tiny_batch = PAPER[model]
+    assert config.optimizer["lr"] == lr
+    assert config.optimizer["weight_decay"] == weight_decay
+    assert (config.optimizer["momentum"], config.optimizer["nesterov"]) == (0.9, True)
+    assert config.optimizer["_target_"] == "torch.optim.SGD"
+    assert (config.schedule["step_size"], config.schedule["gamma"]) == (30, 0.5)
+    assert config.schedule["min_lr"] == floor
+    assert config.batch_size == (cifar_batch if dataset == "cifar10" else tiny_batch)
+    assert config.epochs == 300
+    transform = config.dataset["transform"]
+    expected = {("cifar10", True): (None, 32), ("cifar10", False): (None, 32)}
+    expected |= {("tinyimagenet", True): (None, 32), ("tinyimagenet", False): (256, 224)}
+    assert (transform["resize"], transform["crop"]) == expected[dataset, model == "vgg16bn"]
+
+
+def test_every_recipe_is_of_a_pair_that_exists():
+    for recipe in options("recipe"):
+        model, _, dataset = recipe.partition("_")
+        assert model in options("model")
+        assert dataset in options("dataset")
+        assert checked(f"model={model}", f"dataset={dataset}").batch_size > 1
+
+
+def test_an_override_wins_over_a_recipe():
+    config = checked(
+        "model=resnet18", "dataset=cifar10", "optimizer.lr=0.3", "batch_size=64", "epochs=5"
+    )
+    assert (config.optimizer["lr"], config.batch_size, config.epochs) == (0.3, 64, 5)
+
+
+def test_recipes_leave_other_optimizers_alone():
+    config = checked("model=resnet18", "dataset=cifar10", "optimizer=adamw")
+    assert (config.optimizer["lr"], config.optimizer["weight_decay"]) == (1e-3, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed"),
+    [
+        ("degree=15", "degree.value=15"),
+        ("degree=3,15,30,60", "degree.value=3,15,30,60"),
+        ("degree=2.5", "degree.value=2.5"),
+        ("degree=0", "degree.value=0"),
+        ("degree=-3", "degree.value=-3"),
+        ("degree=constant", "degree=constant"),
+        ("degree.value=7", "degree.value=7"),
+        ("mydegree=3", "mydegree=3"),
+        ("--cfg", "--cfg"),
+    ],
+)
+def test_a_number_for_the_degree_becomes_its_value(typed, passed):
+    assert launch.degree_as_value(typed) == passed
+
+
+def name_of(*overrides: str) -> str:
+    cfg = composed(*overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return launch.run_name(_root_=cfg)
+
+
+def test_runs_that_differ_have_folders_that_differ():
+    name = name_of()
+    assert re.fullmatch(r"vgg16bn-digits-rreg-d3-s0-[0-9a-f]{8}", name)
+    different = [
+        "seed=1", "seeds.graph=1", "degree.value=4", "degree.budget=paper", "optimizer.lr=0.1",
+        "epochs=3", "model=resnet18", "init.fan=live", "dataset.val_fraction=0.2", "graph=xnet",
+    ]  # fmt: skip
+    names = [name, *(name_of(override) for override in different)]
+    assert len(set(names)) == len(names)
+
+
+def test_how_and_where_a_run_is_computed_does_not_change_its_folder():
+    name = name_of()
+    for same in ("device=cpu", "num_threads=1", "wandb.mode=offline", "restart=true"):
+        assert name_of(same) == name
+    assert name_of("graph=dense") == name_of("graph=dense", "degree.value=15")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("degree.value=abc", "degree.value=abc: must be a number"),
+        ("epochs=ten", "epochs=ten: must be an integer"),
+        ("seeds.init=x", "seeds.init=x: must be an integer"),
+        ("optimizer.lr=0", "optimizer.lr=0: must be above 0"),
+        ("num_threads=0", "num_threads=0: must be 1 or more"),
+        ("+optimizer.extra=1", "optimizer.extra=1: no such setting here"),
+        ("dataset.transform.crop=big", "dataset.transform.crop=big: must be an integer"),
+        ("wandb.mode=maybe", "wandb.mode=maybe: must be auto or online"),
+        ("+wandb.extra=1", "wandb.extra=1: no such setting here"),
+    ],
+)
+def test_settings_are_checked_before_any_work(override, message):
+    with pytest.raises(SettingError, match=re.escape(message)):
+        checked(override)

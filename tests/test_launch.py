@@ -1,0 +1,282 @@
+"""The launcher as a user starts it: a process, a command line, files."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import expanders
+from tests.conftest import ROOT
+
+FEW = ("epochs=1", "batch_size=4", "wandb.mode=disabled", "dataset=image_folder")
+
+
+def run_of(tmp_path):
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    return folder
+
+
+def summary_of(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_default_job_shortened(launch, tmp_path):
+    result = launch("epochs=1")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for words in ("features.0", "complete graph", "epoch 1/1", "images/s", "test accuracy"):
+        assert words in result.stdout
+    assert "offline; to upload this run: wandb sync" in result.stdout
+    folder = run_of(tmp_path)
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {
+        "config.json", "metrics.jsonl", "summary.json", "graph.json", "best.pt", "last.pt",
+        "run.log", "wandb", ".hydra",
+    }  # fmt: skip
+    assert not [name for name in files if name.endswith(".tmp")]
+
+    summary = summary_of(folder)
+    assert summary["params/live"] == 129_674
+    assert summary["params/dense"] == 14_990_922
+    assert summary["graph/edges"] == 14_208
+    assert summary["epochs"] == 1
+    assert 0 <= summary["test/accuracy"] <= 1
+    assert summary["test/loss"] > 0
+    assert summary["val/accuracy"] == metrics_of(folder)[0]["val/accuracy"]
+    (epoch,) = metrics_of(folder)
+    assert set(epoch) >= {
+        "epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr",
+        "images_per_second", "seconds",
+    }  # fmt: skip
+    assert (folder / "best.pt").stat().st_size < 1_500_000
+    layers = json.loads((folder / "graph.json").read_text())["layers"]
+    assert len(layers) == 15
+    config = json.loads((folder / "config.json").read_text())
+    assert config["optimizer"]["lr"] == config["recipe"]["lr"]
+    assert "${" not in json.dumps(config)
+
+    again = launch("epochs=1")
+    assert again.returncode == 0
+    assert "Finished before" in again.stdout
+    assert summary_of(folder) == summary
+
+
+def test_the_same_command_gives_the_same_bits(launch, tmp_path, few_images):
+    command = (*FEW, f"dataset.root={few_images}", "epochs=2", "num_threads=1")
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        assert launch(*command, f"hydra.run.dir={folder}").returncode == 0
+    first, second = (torch.load(folder / "best.pt", weights_only=True) for folder in folders)
+    assert first["state"].keys() == second["state"].keys()
+    assert all(torch.equal(first["state"][name], second["state"][name]) for name in first["state"])
+    timing = {"seconds", "images_per_second"}
+    rows = [
+        [{k: v for k, v in row.items() if k not in timing} for row in metrics_of(folder)]
+        for folder in folders
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet18", "resnet32", "resnet34", "resnet50", "resnet101", "resnet152"]
+)
+def test_every_model_runs(launch, tmp_path, few_images, model):
+    result = launch(*FEW, f"dataset.root={few_images}", f"model={model}", "degree=4")
+    assert result.returncode == 0, result.stderr
+    summary = summary_of(run_of(tmp_path))
+    assert summary["params/live"] < summary["params/dense"]
+    blueprint = torch.load(run_of(tmp_path) / "best.pt", weights_only=True)["model"]
+    assert blueprint == {
+        "target": f"expanders.models.{model}",
+        "arguments": {"num_classes": 2} | ({} if model == "resnet32" else {"stem": "imagenet"}),
+    }
+
+
+@pytest.mark.parametrize("graph", ["dense", "random", "xnet"])
+def test_every_graph_runs(launch, tmp_path, few_images, graph):
+    result = launch(*FEW, f"dataset.root={few_images}", f"graph={graph}", "degree.budget=paper")
+    assert result.returncode == 0, result.stderr
+    folder = run_of(tmp_path)
+    assert f"-{graph}-" in folder.name
+    dense = summary_of(folder)["params/live"] == summary_of(folder)["params/dense"]
+    assert dense == (graph == "dense")
+    loaded = expanders.load(folder / "best.pt")
+    assert sum(p.numel() for p in loaded.parameters()) == summary_of(folder)["params/live"]
+
+
+def test_another_optimizer_and_schedule_run(launch, few_images):
+    root = f"dataset.root={few_images}"
+    options = ("optimizer=adamw", "schedule=cosine", "label_smoothing=0.1", "clip_grad_norm=1")
+    assert launch(*FEW, root, "model=resnet32", *options).returncode == 0
+
+
+def test_a_sweep_over_degrees_and_graphs(launch, tmp_path, few_images):
+    axes = ("-m", "degree=3,15", "graph=rreg,xnet", "model=resnet32")
+    result = launch(*axes, *FEW, f"dataset.root={few_images}")
+    assert result.returncode == 0, result.stderr
+    folders = [path.parent for path in (tmp_path / "runs").glob("*/summary.json")]
+    cells = {re.sub(r"-s0-\w+$", "", folder.name) for folder in folders}
+    expected = {f"resnet32-image_folder-{g}-d{d}" for g in ("rreg", "xnet") for d in (3, 15)}
+    assert cells == expected
+
+
+def test_zero_epochs_evaluate_a_checkpoint(launch, tmp_path, few_images):
+    common = (*FEW, f"dataset.root={few_images}", "model=resnet32")
+    assert launch(*common, "epochs=2", f"hydra.run.dir={tmp_path / 'a'}").returncode == 0
+    best = tmp_path / "a" / "best.pt"
+    again = launch(*common, "epochs=0", f"checkpoint={best}", f"hydra.run.dir={tmp_path / 'b'}")
+    assert again.returncode == 0, again.stderr
+    trained, loaded = summary_of(tmp_path / "a"), summary_of(tmp_path / "b")
+    for key in ("test/accuracy", "test/loss", "val/loss"):
+        assert loaded[key] == pytest.approx(trained[key])
+    assert loaded["epochs"] == 0
+    other = launch(*common, "epochs=0", f"checkpoint={best}", "seeds.graph=5")
+    assert other.returncode == 1
+    assert "is another graph" in other.stderr
+
+
+def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
+    common = (*FEW, f"dataset.root={few_images}", "model=resnet32", "epochs=0")
+    states = {}
+    for name, options in {
+        "plain": [],
+        "graph": ["seeds.graph=7"],
+        "init": ["seeds.init=7"],
+        "other": ["seed=1", "seeds.graph=0", "seeds.init=0"],
+    }.items():
+        assert launch(*common, *options, f"hydra.run.dir={tmp_path / name}").returncode == 0
+        states[name] = torch.load(tmp_path / name / "best.pt", weights_only=True)["state"]
+    edges, weight = "blocks.1.conv1.edges", "conv1.weight"
+
+    def differs(name, key):
+        return not torch.equal(states["plain"][key], states[name][key])
+
+    assert (differs("graph", edges), differs("graph", weight)) == (True, False)
+    assert (differs("init", edges), differs("init", weight)) == (False, True)
+    assert (differs("other", edges), differs("other", weight)) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["graph=nonsense"], ["graph/nonsense", "rreg"]),
+        (["nonsense=3"], ["nonsense"]),
+        (["+nonsense=3"], ["nonsense=3", "there are: model"]),
+        (["degree.value=abc"], ["degree.value=abc", "must be a number"]),
+        (["degree=0"], ["degree.value=0", "at least 1"]),
+        (["epochs=ten"], ["epochs=ten", "an integer"]),
+        (["epochs=-1"], ["epochs=-1", "must be 0"]),
+        (["batch_size=0"], ["batch_size=0", "must be 2 or more"]),
+        (["optimizer.lr=-0.1"], ["optimizer.lr=-0.1", "above 0"]),
+        (["optimizer.momentum=-1"], ["momentum", "-1"]),
+        (["device=cuda:7"], ["device=cuda:7", "device=cpu"]),
+        (["device=abacus"], ["device=abacus", "auto, cpu"]),
+        (["dataset=cifar10", "dataset.root=/nonexistent/place"], ["/nonexistent/place"]),
+        (["dataset=image_folder"], ["dataset.root", "must be given"]),
+        (["dataset=image_folder", "dataset.root=nowhere"], ["dataset.root=nowhere"]),
+        (["checkpoint=nowhere.pt"], ["checkpoint=nowhere.pt", "no such file"]),
+        (["runs_dir=/proc/nowhere"], ["/proc/nowhere", "runs_dir=FOLDER"]),
+        (["model.skip=[nonsense]"], ["model.skip=nonsense", "features.0"]),
+        (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
+        (["graph.measures=all"], ["measures=all", "default or full"]),
+        (["degree=3,15"], ["--multirun"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_gets_one_line(launch, arguments, words):
+    result = launch("epochs=0", *arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+def test_a_folder_with_another_run_is_not_overwritten(launch, tmp_path, few_images):
+    root = f"dataset.root={few_images}"
+    common = (*FEW, root, "model=resnet32", f"hydra.run.dir={tmp_path / 'a'}")
+    assert launch(*common).returncode == 0
+    result = launch(*common, "batch_size=6")
+    assert result.returncode == 1
+    assert "batch_size 4 -> 6" in result.stderr
+    assert "restart=true" in result.stderr
+    assert launch(*common, "batch_size=6", "restart=true").returncode == 0
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["batch_size"] == 6
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_files(launch, tmp_path, few_images):
+    common = (*FEW, f"dataset.root={few_images}", "model=resnet32", "epochs=5")
+    result = launch(*common, "optimizer.lr=1e30")
+    assert result.returncode == 1
+    assert re.search(r"error: the .* loss became .* in epoch \d", result.stderr)
+    folder = run_of(tmp_path)
+    assert not (folder / "summary.json").exists()
+    assert torch.load(folder / "last.pt", weights_only=True)["training"] is not None
+
+
+def test_ctrl_c_keeps_the_checkpoint_and_the_same_command_continues(tmp_path, launch, few_images):
+    common = (*FEW, f"dataset.root={few_images}", "model=resnet32", f"hydra.run.dir={tmp_path}/a")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "launch.py"), *common, "epochs=100000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch") and " 2/" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.strip() == "interrupted; the same command continues after the last checkpoint"
+    done = torch.load(tmp_path / "a" / "last.pt", weights_only=True)["training"]["history"]
+    assert len(done) >= 2
+    assert len(metrics_of(tmp_path / "a")) == len(done)
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path, few_images):
+    """On a pseudo-terminal, where the output of a pipe has plain lines only."""
+    main, other = pty.openpty()
+    common = (*FEW, f"dataset.root={few_images}", "model=resnet32", "epochs=2")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "launch.py"), *common],
+        cwd=tmp_path, stdout=other, stderr=other, env=os.environ | {"TERM": "xterm"},
+    )  # fmt: skip
+    os.close(other)
+    shown = b""
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        try:
+            chunk = os.read(main, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    assert process.wait(timeout=60) == 0
+    assert b"epoch 1/2" in shown
+    assert "━".encode() in shown
+
+
+@pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
+def test_looking_at_the_configuration_does_not_import_pytorch(tmp_path, flag):
+    code = (
+        "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules));"
+        f"sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['launch.py', *{flag!r}, 'degree=15'];"
+        "import launch; launch.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip().endswith("False")
+    assert "vgg16bn" in result.stdout
