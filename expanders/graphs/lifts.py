@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import sparse
 
-from expanders import spectra
+from expanders import singular
 from expanders.errors import SettingError
 from expanders.graphs.edges import IntArray, check_budget, complement, sort_edges
 from expanders.graphs.regular import rreg
@@ -48,7 +48,7 @@ def lift(
 def _new_sigma(edges: IntArray, num_left: int, num_right: int, crossed: IntArray) -> float:
     """The largest singular value that the 2-lift adds."""
     signed = sparse.csr_array((1.0 - 2 * crossed, (edges[0], edges[1])), (num_left, num_right))
-    return spectra.norm(signed)
+    return singular.norm(signed)
 
 
 def _two_lift(edges: IntArray, num_left: int, num_right: int, crossed: IntArray) -> IntArray:
