@@ -48,6 +48,7 @@ def _lanczos(
     basis = [vector / np.linalg.norm(vector)]
     diagonal: list[float] = []
     off_diagonal: list[float] = []
+    nothing = 1e-13 * (matrix.data @ matrix.data)  # in relation to the sum of all eigenvalues
     check = 32
     while True:
         image = matrix @ (transposed @ basis[-1])
@@ -59,7 +60,7 @@ def _lanczos(
             image -= without * (without @ image)
         off_diagonal.append(float(np.linalg.norm(image)))
         size = len(diagonal)
-        exhausted = off_diagonal[-1] <= 1e-14 * max(diagonal)
+        exhausted = off_diagonal[-1] <= nothing
         if size == check or exhausted:
             values, vectors = linalg.eigh_tridiagonal(
                 diagonal, off_diagonal[:-1], select="i", select_range=(size - 1, size - 1)

@@ -8,7 +8,7 @@ from itertools import combinations, product
 import networkx as nx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from expanders import expansion, graphs, singular, spectra
@@ -85,6 +85,8 @@ def as_networkx(edges):
 @pytest.mark.parametrize("dense_size", [128, 1])  # all eigenvalues, Lanczos
 @settings(max_examples=60, deadline=None)
 @given(graph=random_graphs())
+@example(graph=(np.array([[0, 1, 0, 1], [1, 1, 3, 3]]), 2, 4))  # sigma2 is exactly zero
+@example(graph=(np.array([[1, 0, 2, 0, 2], [0, 1, 2, 3, 4]]), 3, 5))  # sigma1 is double
 def test_measures_agree_with_dense_svd_and_networkx(graph, dense_size):
     edges, num_left, num_right = graph
     with pytest.MonkeyPatch.context() as patch:
