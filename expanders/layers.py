@@ -4,8 +4,9 @@ A layer stores one kernel (`SparseConv2d`) or one scalar (`SparseLinear`) per ed
 missing edge. There is no dense parameter with a mask over it: what does not exist cannot leak, and
 gradients, optimizer state and checkpoints scale with the number of edges.
 
-How a layer computes is separate from what it is. Here is the *dense* execution: the live weights
-are scattered into a dense kernel, which the framework's own operation then uses.
+How a layer computes is separate from what it is: `execution` is "dense" (the live weights are
+scattered into a dense kernel, which the framework's own operation then uses), "sparse" (over the
+edges only) or "auto" (the faster one); see `expanders.execution`.
 """
 
 from typing import Self
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expanders.errors import SettingError
+from expanders.execution import Execution, choose, conv2d
 
 Edges = Tensor | npt.NDArray[np.int64]
 """Edges of a graph: int64, shape (2, num_edges), sorted by output, then by input channel."""
@@ -30,6 +32,7 @@ class SparseLayer(nn.Module):
         bias: shape (num_right,), or None.
         edges: buffer, int64, shape (2, num_edges); row 0 holds input channels, row 1 output
             channels, sorted by output, then by input channel.
+        execution: how to compute, "auto" (default), "dense" or "sparse".
     """
 
     edges: Tensor
@@ -41,6 +44,7 @@ class SparseLayer(nn.Module):
         super().__init__()
         self.num_left = num_left
         self.num_right = num_right
+        self.execution: Execution = "auto"
         self.register_buffer("edges", _checked(edges, num_left, num_right))
         self.weight = nn.Parameter(torch.zeros(edges.shape[1], *kernel_size))
         self.bias = nn.Parameter(torch.zeros(num_right)) if bias else None
@@ -148,12 +152,19 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `x`, shape (N, in_channels, H, W)."""
-        left, right, top, bottom = self.margins
-        padding = (top, left)
-        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
-            x = F.pad(x, self.margins, mode=_PAD_MODES[self.padding_mode])
-            padding = (0, 0)
-        return F.conv2d(x, self.dense_weight(), self.bias, self.stride, padding, self.dilation)
+        margins = self.margins
+        if self.padding_mode != "zeros":
+            x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])
+            margins = (0, 0, 0, 0)
+        if choose(self.execution, self.density, x, self.weight) == "sparse":
+            geometry = (self.stride, margins, self.dilation)
+            y = conv2d(x, self.weight, self.edges, self.num_right, *geometry)
+            return y if self.bias is None else y + self.bias[:, None, None]
+        left, right, top, bottom = margins
+        if (left, top) != (right, bottom):
+            x = F.pad(x, margins)
+            left = top = 0
+        return F.conv2d(x, self.dense_weight(), self.bias, self.stride, (top, left), self.dilation)
 
     def extra_repr(self) -> str:
         """Shape, geometry and number of edges, for `print(model)`."""
@@ -194,11 +205,15 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x`, shape (..., in_features)."""
+        if choose(self.execution, self.density, x, self.weight) == "sparse":
+            pixels = x.reshape(-1, self.num_left, 1, 1)
+            y = conv2d(pixels, self.weight[:, None, None], self.edges, self.num_right)
+            y = y.view(*x.shape[:-1], self.num_right)
+            return y if self.bias is None else y + self.bias
         return F.linear(x, self.dense_weight(), self.bias)
 
 
 _PAD_MODES = {
-    "zeros": "constant",
     "reflect": "reflect",
     "replicate": "replicate",
     "circular": "circular",
