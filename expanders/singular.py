@@ -25,11 +25,6 @@ def two_largest(matrix: sparse.csr_array, first: FloatArray | None = None) -> tu
     return float(np.sqrt(largest)), float(np.sqrt(second))
 
 
-def norm(matrix: sparse.csr_array) -> float:
-    """The largest singular value of any sparse matrix."""
-    return two_largest(matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T.tocsr())[0]
-
-
 def _lanczos(
     matrix: sparse.csr_array, without: FloatArray | None = None, tolerance: float = 1e-10
 ) -> tuple[float, FloatArray]:

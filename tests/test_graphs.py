@@ -32,7 +32,7 @@ MODELS = {
     "circulant-shuffled": partial(graphs.circulant, shuffle=True),
     "rewired": partial(graphs.rewired, p=0.3),
     "rewired-shuffled": partial(graphs.rewired, p=0.7, shuffle=True),
-    "lift": partial(graphs.lift, draws=2),
+    "lift": graphs.lift,
 }
 IRREGULAR = {"random", "xnet-input", "xnet-smaller", "xnet-output"}
 
@@ -156,21 +156,22 @@ def test_best_of_k_is_the_best_of_the_same_draws():
     assert spectra.measure(best, 20, 20)["sigma2"] == min(sigmas) < max(sigmas)
 
 
-def test_lift_is_within_the_ramanujan_bound():
-    for num_left, num_right, degree in [(64, 64, 3), (64, 128, 3), (256, 128, 15), (32, 32, 30)]:
-        num_edges = degree * max(num_left, num_right)
+def test_lift_has_less_sigma2_than_the_best_random_graphs():
+    for num_left, num_right, degree in [(64, 64, 3), (64, 128, 3), (256, 128, 15), (32, 32, 25)]:
+        budget = num_left, num_right, degree * max(num_left, num_right)
         for seed in range(3):
-            edges = graphs.lift(num_left, num_right, num_edges, np.random.default_rng(seed))
-            assert ratio(edges, num_left, num_right) <= 1
+            lifted = graphs.lift(*budget, np.random.default_rng(seed))
+            random = graphs.rreg(*budget, np.random.default_rng(seed), select="best_of_k")
+            assert ratio(lifted, *budget[:2]) < ratio(random, *budget[:2]) < 1
 
 
 def test_two_lift_adds_the_singular_values_of_the_signed_matrix():
     rng = np.random.default_rng(0)
     base = graphs.rreg(6, 9, 20, rng)
-    crossed = rng.integers(0, 2, size=20)
+    signs = rng.choice([-1.0, 1.0], size=20)
     matrix, signed = np.zeros((6, 9)), np.zeros((6, 9))
-    matrix[base[0], base[1]], signed[base[0], base[1]] = 1, 1 - 2 * crossed
-    lifted = spectra.biadjacency(lifts._two_lift(base, 6, 9, crossed), 12, 18).toarray()
+    matrix[base[0], base[1]], signed[base[0], base[1]] = 1, signs
+    lifted = spectra.biadjacency(lifts._two_lift(base, 6, 9, signs), 12, 18).toarray()
     expected = np.concatenate([np.linalg.svd(m, compute_uv=False) for m in (matrix, signed)])
     np.testing.assert_allclose(
         np.linalg.svd(lifted, compute_uv=False), np.sort(expected)[::-1], atol=1e-9
@@ -217,7 +218,6 @@ def test_wrong_options_are_named():
     for call, message in [
         (lambda: graphs.rreg(4, 4, 8, rng, select="best"), "select=best: choose none"),
         (lambda: graphs.rreg(4, 4, 8, rng, draws=0), "draws=0"),
-        (lambda: graphs.lift(4, 4, 8, rng, draws=0), "draws=0"),
         (lambda: graphs.rewired(4, 4, 8, rng, p=1.5), r"p=1\.5: give a share"),
         (lambda: graphs.xnet(4, 4, 8, rng, side="left"), "side=left: choose input"),
     ]:
