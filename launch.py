@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
@@ -41,6 +41,7 @@ Settings = dict[str, Any]
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {"hydra", "device", "num_threads", "restart", "wandb", "runs_dir"}
 
+_GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 _USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError)
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
@@ -102,7 +103,7 @@ def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
-    from expanders import checkpoint, data, runs, tracking, train
+    from expanders import checkpoint, data, paths, runs, tracking, train
     from expanders.initialization import initialize
     from expanders.seeds import stream
     from expanders.sparsification import sparsify
@@ -135,7 +136,6 @@ def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping
     if config.checkpoint is not None:
         weights = checkpoint.read(config.checkpoint)
         checkpoint.load_state(model, weights["state"], config.checkpoint)
-    model.to(device)
     try:
         optimizer = build(config.optimizer)(model.parameters())
     except ValueError as error:  # the framework's own checks, such as a negative momentum
@@ -144,6 +144,9 @@ def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping
 
     data_seed = config.stream_seed("data")
     images, test = source.load()
+    inputs = transform.eval(test.pixels[:1])
+    report = replace(report, network=paths.measure(model, tuple(inputs.shape[1:])))
+    model.to(device)
     train_part, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
     trainer = train.Trainer(
         model=model,
@@ -168,7 +171,7 @@ def checked(plain: Settings) -> Config:
     check_arguments(WandbSettings, config.wandb, "wandb")
     for name in config.seeds:
         config.stream_seed(name)
-    for name in ("model", "graph", "degree", "dataset", "optimizer", "schedule"):
+    for name in _GROUPS:
         check_node(getattr(config, name), name)
     if config.num_threads is not None and config.num_threads < 1:
         raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
@@ -189,6 +192,7 @@ def check_node(node: Settings, name: str) -> None:
 
 
 def choose_device(name: str) -> torch.device:
+    """The device that the user named, if it is there; `auto` is the first GPU or else the CPU."""
     import torch
 
     if name == "auto":
@@ -221,7 +225,8 @@ def resolved(cfg: DictConfig) -> Settings:
 def definition_of(plain: Settings, choices: Mapping[str, str]) -> Settings:
     """The settings that decide what a run computes. A dense network has no degree."""
     ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
-    return {key: plain[key] for key in sorted(plain) if key not in ignored}
+    named = {name: choices[name] for name in _GROUPS if name not in ignored}
+    return {"choices": named} | {key: plain[key] for key in sorted(plain) if key not in ignored}
 
 
 def label_of(definition: Settings, choices: Mapping[str, str]) -> str:
@@ -264,7 +269,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error.__cause__, SettingError):  # Hydra wraps what a group's function raises
         error = error.__cause__
     text = " ".join(str(error).split())
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"

@@ -159,7 +159,7 @@ class Run:
         return results | {
             "params/live": self.report.live,
             "params/dense": self.report.dense,
-            "graph/edges": self.report.edges,
+            **{f"graph/{name}": value for name, value in self.report.summary().items()},
             "epochs": trainer.epoch,
             "best_epoch": trainer.best_epoch,
             "seconds": sum(metrics["seconds"] for metrics in trainer.history),

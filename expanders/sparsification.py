@@ -1,7 +1,7 @@
 """Swap the layers of any model for sparse ones, wired by a graph model."""
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -57,20 +57,38 @@ class Report:
     Attributes:
         layers: one entry per convolution and linear layer, in the model's order.
         live, dense: parameters of the whole network now and in its dense twin.
+        network: measures of the network as a whole, see `expanders.paths`; empty until added.
     """
 
     layers: tuple[LayerReport, ...]
     live: int
     dense: int
+    network: Mapping[str, float | int | None] = field(default_factory=dict)
 
     @property
     def edges(self) -> int:
         """Kernels of all layers that the skip rule left to the graph model."""
         return sum(layer.edges for layer in self.layers if not layer.note.startswith("kept"))
 
+    def summary(self) -> dict[str, float | int | None]:
+        """The graphs in a few numbers.
+
+        Edges, means over the layers whose graph is neither kept nor complete, `network`.
+        """
+        means = {
+            name: _mean([layer.measures.get(name) for layer in self.layers if not layer.note])
+            for name in ("normalised_gap", "ramanujan_ratio")
+        }
+        return {"edges": self.edges, **means, **self.network}
+
     def to_dict(self) -> dict[str, Any]:
         """As plain containers, for JSON."""
-        return asdict(self) | {"edges": self.edges}
+        return asdict(self) | {"summary": self.summary()}
+
+
+def _mean(values: Sequence[float | int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def stem_and_head(model: nn.Module) -> Callable[[str, nn.Module], bool]:

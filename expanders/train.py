@@ -20,7 +20,7 @@ from expanders.data import Images, Transform, batches
 from expanders.errors import DivergedError, SettingError
 from expanders.seeds import derive
 
-Metrics = dict[str, float | int]
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,6 @@ class Trainer:
         seconds = time.perf_counter() - start
         if len(self.val):
             results = evaluate(self.model, self.val, self.transform, self.settings.batch_size)
-            if not math.isfinite(results["loss"]):
-                raise _diverged(f"validation loss became {results['loss']}", self.epoch + 1)
             metrics |= _named("val", results)
         self.schedule.step()
         metrics |= {
@@ -171,8 +169,10 @@ class Trainer:
         values = losses.double().cpu()
         if not bool(values.isfinite().all()):
             step = int((~values.isfinite()).nonzero()[0, 0]) + 1
-            what = f"training loss became {values[step - 1].item()} at step {step}"
-            raise _diverged(what, self.epoch + 1)
+            raise DivergedError(
+                f"the training loss became {values[step - 1].item()} in epoch {self.epoch + 1}, "
+                f"step {step}: try a smaller optimizer.lr, or clip_grad_norm=1"
+            )
         weights = torch.tensor(sizes, dtype=torch.float64)
         images = sum(sizes)
         return {
@@ -186,7 +186,11 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, images: Images, transform: Transform, batch_size: int) -> Metrics:
-    """Mean cross-entropy `loss` and `accuracy` (0 to 1) of `model` on `images`."""
+    """Mean cross-entropy `loss` and `accuracy` (0 to 1) of `model` on `images`.
+
+    The loss is None where it is not finite: early in training, a deep network whose running batch
+    statistics have not settled can overflow in evaluation while its training goes well.
+    """
     was_training = model.training
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=images.pixels.device)
@@ -196,13 +200,9 @@ def evaluate(model: nn.Module, images: Images, transform: Transform, batch_size:
         loss += F.cross_entropy(logits, labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
     model.train(was_training)
-    return {"loss": float(loss) / len(images), "accuracy": int(correct) / len(images)}
+    mean = float(loss) / len(images)
+    return {"loss": mean if math.isfinite(mean) else None, "accuracy": int(correct) / len(images)}
 
 
 def _named(part: str, metrics: Metrics) -> Metrics:
     return {f"{part}/{name}": value for name, value in metrics.items()}
-
-
-def _diverged(what: str, epoch: int) -> DivergedError:
-    remedy = "try a smaller optimizer.lr, or clip_grad_norm=1"
-    return DivergedError(f"the {what} in epoch {epoch}: {remedy}")

@@ -140,11 +140,18 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step():
     it = run(trainer(), 1)
     with torch.no_grad():
         it.model[-1].weight.fill_(float("nan"))
-    with pytest.raises(DivergedError, match="training loss became nan at step 1 in epoch 2"):
+    with pytest.raises(DivergedError, match="training loss became nan in epoch 2, step 1: try"):
         it.run_epoch()
     assert it.epoch == 1
     with pytest.raises(DivergedError, match="in epoch"):
         run(trainer(lr=1e20), 4)
+
+
+def test_an_overflow_in_evaluation_is_no_loss_at_all():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    with torch.no_grad():
+        model[1].weight.fill_(1e38)
+    assert evaluate(model, images(4), TRANSFORM, 2)["loss"] is None
 
 
 def test_evaluates_without_dropout_and_restores_the_mode():
