@@ -218,7 +218,12 @@ def test_wrong_options_are_named():
     for call, message in [
         (lambda: graphs.rreg(4, 4, 8, rng, select="best"), "select=best: choose none"),
         (lambda: graphs.rreg(4, 4, 8, rng, draws=0), "draws=0"),
+        (lambda: graphs.rreg(4, 4, 8, rng, draws="many"), "draws=many: give a whole number"),
         (lambda: graphs.rewired(4, 4, 8, rng, p=1.5), r"p=1\.5: give a share"),
+        (lambda: graphs.rewired(4, 4, 8, rng, p="half"), "p=half: give a share"),
+        (lambda: graphs.random(4, 4, 8, rng, binomial="no"), "binomial=no: choose true or false"),
+        (lambda: graphs.blocks(4, 4, 8, rng, shuffle="no"), "shuffle=no: choose true or false"),
+        (lambda: graphs.circulant(4, 4, 8, rng, shuffle=2), "shuffle=2: choose true or false"),
         (lambda: graphs.xnet(4, 4, 8, rng, side="left"), "side=left: choose input"),
     ]:
         with pytest.raises(SettingError, match=message):

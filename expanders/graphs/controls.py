@@ -6,7 +6,7 @@ They tell whether it is expansion that helps, or only regularity and the number 
 import numpy as np
 
 from expanders.errors import SettingError
-from expanders.graphs.edges import IntArray, check_budget, relabel, ring, trade
+from expanders.graphs.edges import IntArray, check_budget, check_flag, relabel, ring, trade
 
 
 def blocks(
@@ -21,6 +21,7 @@ def blocks(
     of successive layers do not line up. Raises `SettingError` for an impossible budget.
     """
     check_budget(num_left, num_right, num_edges)
+    check_flag("shuffle", shuffle)
     units = int(np.gcd(num_left, num_right))
     unit_left, unit_right = num_left // units, num_right // units
     left_degree, right_degree = -(-num_edges // num_left), -(-num_edges // num_right)
@@ -47,6 +48,7 @@ def circulant(
     layers do not line up. Raises `SettingError` for an impossible budget.
     """
     check_budget(num_left, num_right, num_edges)
+    check_flag("shuffle", shuffle)
     edges = ring(num_left, num_right, num_edges)
     return relabel(edges, num_left, num_right, rng) if shuffle else edges
 
@@ -66,7 +68,7 @@ def rewired(
     Strogatz (1998), which does not keep degrees. `shuffle` is that of `blocks`.
     Raises `SettingError` for an impossible budget or a p outside of 0 to 1.
     """
-    if not 0 <= p <= 1:
+    if not isinstance(p, int | float) or not 0 <= p <= 1:
         raise SettingError("p", p, "give a share between 0 and 1")
     edges = blocks(num_left, num_right, num_edges, rng, shuffle)
     free = rng.permutation(num_edges) < round(p * num_edges)

@@ -20,6 +20,12 @@ def check_budget(num_left: int, num_right: int, num_edges: int) -> None:
         raise SettingError("num_edges", num_edges, f"a {shape} graph has from 1 to {most} edges")
 
 
+def check_flag(setting: str, value: object) -> None:
+    """Raise `SettingError` unless the value is true or false: any text would count as true."""
+    if not isinstance(value, bool):
+        raise SettingError(setting, value, "choose true or false")
+
+
 def sort_edges(left: NDArray[Any], right: NDArray[Any], num_left: int) -> IntArray:
     """The edges (left[i], right[i]) as an int64 array (2, E), sorted by (right, left)."""
     keys = np.sort(right.astype(np.int64) * num_left + left)

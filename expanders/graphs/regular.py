@@ -38,8 +38,8 @@ def rreg(
     check_budget(num_left, num_right, num_edges)
     if select not in ("none", "ramanujan", "best_of_k", "expansion"):
         raise SettingError("select", select, "choose none, ramanujan, best_of_k or expansion")
-    if draws < 1:
-        raise SettingError("draws", draws, "draw at least one graph")
+    if not isinstance(draws, int) or draws < 1:
+        raise SettingError("draws", draws, "give a whole number of graphs, at least one")
     if num_edges == num_left * num_right:
         return ring(num_left, num_right, num_edges)
     candidates = (_draw(num_left, num_right, num_edges, rng) for _ in range(draws))

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 
 from expanders.errors import SettingError
-from expanders.graphs.edges import IntArray, check_budget, sort_edges
+from expanders.graphs.edges import IntArray, check_budget, check_flag, sort_edges
 
 
 def dense(num_left: int, num_right: int, num_edges: int, rng: np.random.Generator) -> IntArray:
@@ -32,6 +32,7 @@ def random(
     Raises `SettingError` for an impossible budget.
     """
     check_budget(num_left, num_right, num_edges)
+    check_flag("binomial", binomial)
     pairs = num_left * num_right
     count = int(rng.binomial(pairs, num_edges / pairs)) if binomial else num_edges
     keys = rng.choice(pairs, size=count, replace=False, shuffle=False)
