@@ -136,13 +136,30 @@ def test_biregular_networks_have_no_dead_ends_and_xnet_has():
     assert 0.7 < shares["random"] < shares["xnet"] < 0.9
 
 
-def test_gates_activations_and_layer_scales_let_paths_through():
-    for build in (torchvision.models.mobilenet_v3_small, torchvision.models.convnext_tiny):
-        model = build()
-        sparsify(model, degree=3)
-        values = paths.measure(model, (3, 64, 64))
-        assert values["effective_share"] == 1
-        assert values["log10_paths"] > 10
+class Scaled(nn.Module):
+    """A layer with a small scale of its own and a functional activation, as in ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.full((4,), 1e-6))
+
+    def forward(self, x):
+        return x + self.scale * nn.functional.relu(self.layer(x))
+
+
+def test_scales_of_a_network_do_not_count():
+    values = paths.measure(nn.Sequential(Scaled(), nn.LayerNorm(4), nn.GELU(), Scaled()), (4,))
+    assert values["effective_share"] == 1
+    assert values["log10_paths"] == pytest.approx(math.log10(4 * 5 * 5))
+
+
+def test_gates_let_paths_through():
+    model = torchvision.models.mobilenet_v3_small()
+    sparsify(model, degree=3)
+    values = paths.measure(model, (3, 32, 32))
+    assert values["effective_share"] == 1
+    assert values["log10_paths"] > 10
 
 
 def test_the_model_stays_as_it_is():
