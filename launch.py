@@ -26,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from expanders import folders
 from expanders.checks import check_arguments
 from expanders.errors import DivergedError, SettingError
 
@@ -39,7 +40,10 @@ log = logging.getLogger(__name__)
 Settings = dict[str, Any]
 
 # Where and how a run is computed and logged, but not what it computes.
-_NOT_PART_OF_THE_RUN = {"hydra", "device", "num_threads", "restart", "wandb", "runs_dir"}
+_NOT_PART_OF_THE_RUN = {
+    *("hydra", "wandb", "runs_dir", "restart"),
+    *("device", "num_threads", "checkpoint_minutes"),
+}
 
 _GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 _USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError)
@@ -68,6 +72,7 @@ class Config:
     device: str
     num_threads: int | None
     checkpoint: str | None
+    checkpoint_minutes: float
     restart: bool
     runs_dir: str
 
@@ -86,17 +91,20 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
     """
     plain = resolved(cfg)
     config = checked(plain)
-    from expanders import runs
-
-    if config.restart:
-        runs.clear(folder)
     definition = definition_of(plain, choices)
-    runs.check_unchanged(folder, definition)
-    summary = runs.finished(folder)
-    if summary is not None:
-        log.info("Finished before, in %s; restart=true trains again.", folder)
-        return summary
-    return prepare(config, definition, folder, choices).execute()
+    with folders.locked(folder):
+        if config.restart:
+            folders.clear(folder)
+        folders.check_unchanged(folder, definition)
+        if folders.state(folder) == folders.State.DONE:
+            log.info("Finished before, in %s; restart=true trains again.", folder)
+            return folders.summary(folder)
+        try:
+            (folder / "failure.json").unlink(missing_ok=True)
+            return prepare(config, definition, folder, choices).execute()
+        except Exception as error:
+            folders.mark_failed(folder, error)
+            raise
 
 
 def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping[str, str]) -> Run:
@@ -159,7 +167,16 @@ def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping
         seed=data_seed,
     )
     wandb = tracking.WandbSettings(**config.wandb).named(label_of(definition, choices), config.seed)
-    return runs.Run(folder, definition, blueprint, report, trainer, test.to(device), wandb)
+    return runs.Run(
+        folder=folder,
+        config=definition,
+        blueprint=blueprint,
+        report=report,
+        trainer=trainer,
+        test=test.to(device),
+        wandb=wandb,
+        checkpoint_minutes=config.checkpoint_minutes,
+    )
 
 
 def checked(plain: Settings) -> Config:

@@ -1,15 +1,10 @@
-"""A run is a folder: it holds all that a run is, and a run that was cut off continues from it.
+"""Train what a run has left to train, and write everything down in the run's folder."""
 
-config.json     the resolved configuration      graph.json      the per-layer report
-metrics.jsonl   one line per epoch              summary.json    the outcome; its presence is
-best.pt         the network to use                              the sign that the run is done
-last.pt         the network to continue from    wandb/          what W&B keeps locally
-"""
-
-import json
 import logging
+import math
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,42 +25,6 @@ from expanders.train import Metrics, Trainer, evaluate
 log = logging.getLogger(__name__)
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The summary of the run in `folder`, or None if there is none that finished."""
-    path = folder / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def clear(folder: Path) -> None:
-    """Remove a run's results from its folder, the summary first."""
-    for name in ("summary.json", "last.pt", "best.pt", "metrics.jsonl", "graph.json", "wandb_id"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def check_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to continue a run under another configuration.
-
-    Raises:
-        SettingError: with the settings that differ.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    old, new = (_flat(values) for values in (json.loads(path.read_text()), config))
-    changes = [
-        f"{key} {old.get(key)} -> {new.get(key)}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if changes:
-        remedy = "choose another folder, or restart=true to train again"
-        raise SettingError(
-            "hydra.run.dir",
-            folder,
-            f"holds a run with other settings ({'; '.join(changes)}); {remedy}",
-        )
-
-
 @dataclass
 class Run:
     """All that one run needs, ready to start.
@@ -78,6 +37,7 @@ class Run:
         trainer: the network in training.
         test: images that are looked at once, at the end.
         wandb: how to log on Weights & Biases.
+        checkpoint_minutes: time between checkpoints within an epoch; there is one after each.
     """
 
     folder: Path
@@ -87,6 +47,7 @@ class Run:
     trainer: Trainer
     test: Images
     wandb: WandbSettings
+    checkpoint_minutes: float = math.inf
 
     def execute(self) -> dict[str, Any]:
         """Train what is left to train, evaluate, write everything; returns the summary.
@@ -113,29 +74,61 @@ class Run:
 
     def _train(self, tracker: WandbRun) -> None:
         trainer = self.trainer
-        if trainer.epoch == 0:
-            self._save("best.pt", "last.pt")  # epochs=0 ends with the network that it built
+        if not (self.folder / "last.pt").exists():
+            self._save_best()  # epochs=0 ends with the network that it built
+            self._save_last()
         while trainer.epoch < trainer.settings.epochs:
             with _progress(trainer) as advance:
-                metrics = trainer.run_epoch(advance)
+                metrics = trainer.run_epoch(self._saving_now_and_then(advance))
+            if trainer.best_epoch == trainer.epoch:
+                self._save_best()
+            self._save_last()
             write_json_lines(self.folder / "metrics.jsonl", trainer.history)
-            self._save(*(["best.pt"] if trainer.best_epoch == trainer.epoch else []), "last.pt")
             tracker.log_epoch(metrics)
             log.info("%s", _line(trainer))
 
-    def _save(self, *names: str) -> None:
-        for name in names:
-            training = self.trainer.state_dict() if name == "last.pt" else None
-            checkpoint.save(self.folder / name, self.trainer.model, self.blueprint, training)
+    def _saving_now_and_then(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """`advance`, and a checkpoint whenever enough minutes have passed since the last one."""
+        saved = time.monotonic()
+
+        def on_step(images: int) -> None:
+            nonlocal saved
+            advance(images)
+            if time.monotonic() - saved >= 60 * self.checkpoint_minutes:
+                self._save_last()
+                saved = time.monotonic()
+
+        return on_step
+
+    def _save_best(self) -> None:
+        checkpoint.save(self.folder / "best.pt", self.trainer.model, self.blueprint)
+
+    def _save_last(self) -> None:
+        """Write last.pt; the one before stays as previous.pt until the new one is whole."""
+        last, new = self.folder / "last.pt", self.folder / "new.pt"
+        checkpoint.save(new, self.trainer.model, self.blueprint, self.trainer.state_dict())
+        if last.exists():
+            last.replace(self.folder / "previous.pt")
+        new.replace(last)
 
     def _continue(self) -> None:
-        path = self.folder / "last.pt"
-        if not path.exists():
+        """Take up the newest checkpoint that is whole, if there is any."""
+        for name in ("last.pt", "previous.pt"):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                content = checkpoint.read(path)
+            except SettingError as error:
+                log.warning("%s", error)
+                continue
+            checkpoint.load_state(self.trainer.model, content["state"], path)
+            self.trainer.load_state_dict(content["training"])
+            part = self.trainer.part
+            steps = f" and {len(part.losses)} steps" if part else ""
+            log.info("Continuing after %d epochs%s, from %s", self.trainer.epoch, steps, path)
+            write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
             return
-        content = checkpoint.read(path)
-        checkpoint.load_state(self.trainer.model, content["state"], path)
-        self.trainer.load_state_dict(content["training"])
-        log.info("Continuing after epoch %d of %s", self.trainer.epoch, path)
 
     def _wandb_id(self) -> str:
         path = self.folder / "wandb_id"
@@ -197,13 +190,3 @@ def _line(trainer: Trainer) -> str:
         f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
     ]
     return "  ".join(parts)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

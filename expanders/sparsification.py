@@ -1,7 +1,7 @@
 """Swap the layers of any model for sparse ones, wired by a graph model."""
 
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -73,22 +73,14 @@ class Report:
     def summary(self) -> dict[str, float | int | None]:
         """The graphs in a few numbers.
 
-        Edges, means over the layers whose graph is neither kept nor complete, `network`.
+        Edges; `spectra.summary` of the layers that are neither kept nor complete; `network`.
         """
-        means = {
-            name: _mean([layer.measures.get(name) for layer in self.layers if not layer.note])
-            for name in ("normalised_gap", "ramanujan_ratio")
-        }
-        return {"edges": self.edges, **means, **self.network}
+        graphs_of_layers = [dict(layer.measures) for layer in self.layers if not layer.note]
+        return {"edges": self.edges, **spectra.summary(graphs_of_layers), **self.network}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain containers, for JSON."""
         return asdict(self) | {"summary": self.summary()}
-
-
-def _mean(values: Sequence[float | int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def stem_and_head(model: nn.Module) -> Callable[[str, nn.Module], bool]:
@@ -149,7 +141,9 @@ def sparsify(
     dense_parameters = _size(model)
     wiring = {}
     if not _is_dense(graph):
-        wiring = _draw(chosen, graph, degree, seed, dense_parameters)
+        weights = sum(layer.weight.numel() for layer in chosen.values())
+        unneeded = sum(_bias_size(chosen[name]) for name in _convs_before_norm(model) & {*chosen})
+        wiring = _draw(chosen, graph, degree, seed, dense_parameters - weights - unneeded)
     before = {name: _size(layer) for name, layer in layers.items()}
     swap(model, wiring)
     after = dict(model.named_modules())
@@ -226,12 +220,11 @@ def _draw(
     graph: degrees.GraphModel,
     degree: int | float | DegreePolicy,
     seed: int,
-    dense_parameters: int,
+    other_parameters: int,
 ) -> dict[str, Edges]:
     """The edges of every layer."""
     shapes = tuple(_shape(name, layer) for name, layer in layers.items())
-    governed = sum(layer.weight.numel() for layer in layers.values())
-    network = degrees.NetworkShape(shapes, other_parameters=dense_parameters - governed)
+    network = degrees.NetworkShape(shapes, other_parameters)
     policy = degree if callable(degree) else partial(degrees.constant, value=degree)
     wiring: dict[str, Edges] = {}
     for shape, budget in zip(shapes, policy(network, graph), strict=True):
@@ -267,6 +260,10 @@ def _convs_before_norm(model: nn.Module) -> set[str]:
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     names.add(f"{name}.{child}" if name else child)
     return names
+
+
+def _bias_size(layer: DenseLayer) -> int:
+    return 0 if layer.bias is None else layer.bias.numel()
 
 
 def _size(module: nn.Module) -> int:

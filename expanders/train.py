@@ -1,7 +1,7 @@
 """Training and evaluation of one network, in plain PyTorch.
 
-The random numbers of an epoch (order, augmentation, dropout) depend on the seed and the epoch's
-number only, so that a run that continues from a checkpoint sees what it would have seen.
+The random numbers of a step (order, augmentation, dropout) depend on the seed, the epoch and the
+step only, so that a run that continues from a checkpoint sees what it would have seen.
 """
 
 import math
@@ -58,6 +58,19 @@ class Settings:
 
 
 @dataclass
+class PartOfEpoch:
+    """What an epoch has gathered so far; the sums stay on the device.
+
+    Attributes:
+        losses: one per step done.
+        correct: images classified correctly.
+    """
+
+    losses: list[Tensor]
+    correct: Tensor
+
+
+@dataclass
 class Trainer:
     """A network in training, with all that changes from epoch to epoch.
 
@@ -68,6 +81,7 @@ class Trainer:
         settings: how to train.
         seed: of order, augmentation and dropout.
         history: the metrics of the epochs done so far.
+        part: what the present epoch has gathered, or None between epochs.
     """
 
     model: nn.Module
@@ -79,6 +93,7 @@ class Trainer:
     settings: Settings
     seed: int
     history: list[Metrics] = field(default_factory=list)
+    part: PartOfEpoch | None = None
 
     @property
     def epoch(self) -> int:
@@ -95,22 +110,30 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model to continue from here."""
-        return {
+        state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
         }
+        if self.part is not None:
+            state["part"] = {"losses": self.part.losses, "correct": self.part.correct}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = list(state["history"])
+        if "part" in state:
+            device = self.train.pixels.device
+            losses = [loss.to(device) for loss in state["part"]["losses"]]
+            self.part = PartOfEpoch(losses, state["part"]["correct"].to(device))
 
     def run_epoch(self, on_step: Callable[[int], object] = lambda images: None) -> Metrics:
-        """Train for one epoch, then evaluate; returns the metrics and appends them to `history`.
+        """Train to the end of an epoch, then evaluate; returns the metrics, also in `history`.
 
-        `on_step` is called after every step with its number of images.
+        `on_step` is called after every step with its number of images. Between steps the state can
+        be saved.
 
         Raises:
             DivergedError: if the loss became infinite or not a number.
@@ -132,26 +155,37 @@ class Trainer:
         self.history.append(metrics)
         return metrics
 
+    @property
+    def _images_per_epoch(self) -> int:
+        """All, but for a last batch of one image, on which batch norm cannot train."""
+        count = len(self.train)
+        return count - 1 if count % self.settings.batch_size == 1 else count
+
     def _train_epoch(self, on_step: Callable[[int], object]) -> Metrics:
         device = self.train.pixels.device
+        size = self.settings.batch_size
         order = torch.randperm(len(self.train), generator=self._generator("order"))
-        draws = self._generator("augmentation")
-        height, width = self.train.pixels.shape[-2:]
-        losses, sizes = [], []
-        correct = torch.zeros((), dtype=torch.int64, device=device)
+        order = order[: self._images_per_epoch]
+        if self.part is None:
+            self.part = PartOfEpoch([], torch.zeros((), dtype=torch.int64, device=device))
+        done = len(self.part.losses)
         self.model.train()
         # Dropout draws from the global generators; the caller gets them back as they were.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive(self.seed, "dropout", self.epoch))
-            for pixels, labels in batches(self.train, self.settings.batch_size, order):
-                parameters = self.transform.draw(len(labels), height, width, draws)
-                inputs = self.transform.train(pixels, parameters)
-                loss, logits = self._step(inputs, labels)
-                losses.append(loss)
-                sizes.append(len(labels))
-                correct += (logits.argmax(1) == labels).sum()
+            rest = batches(self.train, size, order[done * size :])
+            for step, (pixels, labels) in enumerate(rest, start=done):
+                torch.manual_seed(derive(self.seed, "dropout", self.epoch, step))
+                loss, logits = self._step(self._augmented(pixels, step), labels)
+                self.part.losses.append(loss)
+                self.part.correct += (logits.argmax(1) == labels).sum()
                 on_step(len(labels))
-        return self._summarise(torch.stack(losses), sizes, correct)
+        return self._summarise()
+
+    def _augmented(self, pixels: Tensor, step: int) -> Tensor:
+        generator = self._generator("augmentation", step)
+        height, width = pixels.shape[-2:]
+        parameters = self.transform.draw(len(pixels), height, width, generator)
+        return self.transform.train(pixels, parameters)
 
     def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns loss and logits, detached and still on the device."""
@@ -164,24 +198,28 @@ class Trainer:
         self.optimizer.step()
         return loss.detach(), logits.detach()
 
-    def _summarise(self, losses: Tensor, sizes: list[int], correct: Tensor) -> Metrics:
+    def _summarise(self) -> Metrics:
         """Mean over images; the epoch's one synchronisation with the device is here."""
-        values = losses.double().cpu()
-        if not bool(values.isfinite().all()):
-            step = int((~values.isfinite()).nonzero()[0, 0]) + 1
+        assert self.part is not None
+        losses = torch.stack(self.part.losses).double().cpu()
+        if not bool(losses.isfinite().all()):
+            step = int((~losses.isfinite()).nonzero()[0, 0]) + 1
             raise DivergedError(
-                f"the training loss became {values[step - 1].item()} in epoch {self.epoch + 1}, "
+                f"the training loss became {losses[step - 1].item()} in epoch {self.epoch + 1}, "
                 f"step {step}: try a smaller optimizer.lr, or clip_grad_norm=1"
             )
-        weights = torch.tensor(sizes, dtype=torch.float64)
-        images = sum(sizes)
-        return {
-            "loss": float((values * weights).sum()) / images,
-            "accuracy": int(correct) / images,
+        images = self._images_per_epoch
+        sizes = torch.full_like(losses, self.settings.batch_size)
+        sizes[-1] = images - self.settings.batch_size * (len(losses) - 1)
+        metrics = {
+            "loss": float((losses * sizes).sum()) / images,
+            "accuracy": int(self.part.correct) / images,
         }
+        self.part = None
+        return metrics
 
-    def _generator(self, name: str) -> torch.Generator:
-        return torch.Generator().manual_seed(derive(self.seed, name, self.epoch))
+    def _generator(self, name: str, *names: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive(self.seed, name, self.epoch, *names))
 
 
 @torch.inference_mode()

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+
+# Tests run side by side; one thread each. Read when NumPy and PyTorch are first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +41,9 @@ def launch(tmp_path: Path) -> Launch:
 @pytest.fixture(scope="session")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 2 classes, 12 training and 4 test JPEGs of 32x32 pixels."""
+    import numpy as np
+    from PIL import Image
+
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("test", 2)):

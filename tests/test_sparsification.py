@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from expanders import graphs, models, sparsify
+from expanders import degrees, graphs, models, sparsify
 from expanders.errors import SettingError
 from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
 
@@ -129,6 +130,12 @@ def test_a_layer_used_twice_stays_one_layer():
     sparsify(model, skip=())
     assert isinstance(model["a"], SparseLinear)
     assert model["a"] is model["b"][0]
+
+
+def test_a_total_budget_is_that_of_the_finished_network():
+    model = models.vgg16bn()
+    report = sparsify(model, degree=partial(degrees.total, parameters=500_000))
+    assert 500_000 - 9 < report.live <= 500_000
 
 
 def test_counts_dead_outputs_and_unused_inputs():

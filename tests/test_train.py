@@ -104,6 +104,28 @@ def test_continues_bit_for_bit_from_its_state():
     assert without_time(whole.history) == without_time(rest.history)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_continues_bit_for_bit_from_the_middle_of_an_epoch(steps):
+    whole = run(trainer(), 3)
+    cut = run(trainer(), 1)
+    saved = []
+
+    def save(images):
+        if len(cut.part.losses) == steps:
+            saved.extend(copy.deepcopy((cut.model.state_dict(), cut.state_dict())))
+
+    cut.run_epoch(save)
+    rest = trainer()
+    rest.model.load_state_dict(saved[0])
+    rest.load_state_dict(saved[1])
+    trained = []
+    rest.run_epoch(trained.append)
+    assert trained == [16, 16, 16, 16][steps:]
+    rest.run_epoch()
+    assert same_weights(whole.model, rest.model)
+    assert without_time(whole.history) == without_time(rest.history)
+
+
 def test_the_step_is_the_optimizers_on_the_mean_loss():
     """One epoch of one full batch without augmentation, against the formula."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))

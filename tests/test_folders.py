@@ -1,0 +1,80 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from expanders import folders
+from expanders.errors import SettingError
+from expanders.folders import State
+from tests.conftest import ROOT
+
+
+def test_a_run_goes_through_its_states(tmp_path):
+    assert folders.state(tmp_path) == State.NEW
+    (tmp_path / "last.pt").touch()
+    assert folders.state(tmp_path) == State.CUT_OFF
+    folders.mark_failed(tmp_path, ValueError("no\nluck"))
+    assert folders.state(tmp_path) == State.FAILED
+    assert json.loads((tmp_path / "failure.json").read_text())["error"] == "no luck"
+    (tmp_path / "summary.json").write_text('{"test/accuracy": 0.5}')
+    assert folders.state(tmp_path) == State.DONE
+    assert folders.summary(tmp_path) == {"test/accuracy": 0.5}
+    (tmp_path / "run.log").touch()
+    folders.clear(tmp_path)
+    assert folders.state(tmp_path) == State.NEW
+    assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
+
+
+def test_a_failure_keeps_its_traceback(tmp_path):
+    try:
+        int("x")
+    except ValueError as error:
+        folders.mark_failed(tmp_path, error)
+    assert 'int("x")' in json.loads((tmp_path / "failure.json").read_text())["traceback"]
+
+
+def test_changed_settings_are_refused_with_the_list_of_changes(tmp_path):
+    old = {"epochs": 3, "optimizer": {"lr": 0.1, "momentum": 0.9}, "gone": 1}
+    new = {"epochs": 3, "optimizer": {"lr": 0.2, "momentum": 0.9}, "more": 2}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    folders.check_unchanged(tmp_path, new)  # nothing was trained yet
+    (tmp_path / "last.pt").touch()
+    folders.check_unchanged(tmp_path, old)
+    changes = r"gone 1 -> None; more None -> 2; optimizer.lr 0.1 -> 0.2"
+    with pytest.raises(SettingError, match=rf"\({changes}\); choose another folder, or restart"):
+        folders.check_unchanged(tmp_path, new)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from expanders import folders
+with folders.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(SettingError, match=rf"process {holder.pid} on .* is training in this"),
+            folders.locked(tmp_path),
+        ):
+            pass
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        with folders.locked(tmp_path):
+            assert str(os.getpid()) in Path(tmp_path / "lock").read_text()
+    finally:
+        holder.kill()
+        holder.stdout.close()
+        holder.wait()
