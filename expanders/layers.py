@@ -156,7 +156,7 @@ class SparseConv2d(SparseLayer):
         if self.padding_mode != "zeros":
             x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])
             margins = (0, 0, 0, 0)
-        if choose(self.execution, self.density, x, self.weight) == "sparse":
+        if choose(self.execution, self.density, x, self.weight, self.stride) == "sparse":
             geometry = (self.stride, margins, self.dilation)
             y = conv2d(x, self.weight, self.edges, self.num_right, *geometry)
             return y if self.bias is None else y + self.bias[:, None, None]

@@ -111,6 +111,11 @@ struct Axis {
   int64_t phase(int64_t tap) const { return tap * dilation % stride; }
   int64_t shift(int64_t tap) const { return tap * dilation / stride; }
   int64_t reach() const { return shift(kernel - 1); }
+  bool has_taps(int64_t of_phase) const {
+    for (int64_t tap = 0; tap < kernel; ++tap)
+      if (phase(tap) == of_phase) return true;
+    return false;
+  }
   // Input positions [first, last) of a phase that are pixels, not padding.
   int64_t first(int64_t phase) const { return ceil_div(std::max<int64_t>(before - phase, 0), stride); }
   int64_t last(int64_t phase) const {
@@ -133,9 +138,7 @@ struct Layout {
   Layout(Axis h, Axis w, int lanes, int64_t batch) : h(h), w(w), lanes(lanes) {
     const int64_t gap = std::max<int64_t>({0, w.reach() - w.first(w.stride - 1), w.last(0) - w.out()});
     slot = std::max(ceil_div(w.size + std::max(w.before, w.after), w.stride), w.out() + gap);
-    images = best_images(batch);
-    row_vectors = vectors(images);
-    choose_block();
+    choose_images_and_block(batch);
     const int64_t rows = std::max(round_up(h.out(), block_rows),
                                   h.first(h.stride - 1) + round_up(h.last(0), block_rows));
     const int64_t columns = round_up(row_vectors, block_vectors) * lanes;
@@ -154,25 +157,20 @@ struct Layout {
   }
 
  private:
-  int64_t vectors(int64_t count) const {
+  // The fewest images and the block that together waste the least, in rows of at most 8 vectors.
+  void choose_images_and_block(int64_t batch) {
     const int64_t width = std::max(w.out(), w.last(0) - w.first(w.stride - 1));
-    return ceil_div((count - 1) * slot + width, lanes);
-  }
-
-  // The fewest images, at most 4 vectors of them, whose rows waste the least of a vector.
-  int64_t best_images(int64_t batch) const {
-    int64_t best = 1;
-    for (int64_t n = 2; n <= batch && vectors(n) <= 4; ++n)
-      if (n * vectors(best) > best * vectors(n)) best = n;
-    return best;
-  }
-
-  void choose_block() {
-    int64_t least = -1;
-    for (int rows : {8, 4, 2, 1}) {
-      const int64_t size = round_up(h.out(), rows) * round_up(row_vectors, 8 / rows);
-      if (least < 0 || size < least) {
-        least = size;
+    int64_t least = 0;  // vectors computed for `images` images
+    images = 0;
+    for (int64_t n = 1; n <= std::max<int64_t>(batch, 1); ++n) {
+      const int64_t vectors = ceil_div((n - 1) * slot + width, lanes);
+      if (n > 1 && vectors > 8) break;
+      for (int rows : {8, 4, 2, 1}) {
+        const int64_t computed = round_up(h.out(), rows) * round_up(vectors, 8 / rows);
+        if (images > 0 && computed * images >= least * n) continue;
+        least = computed;
+        images = n;
+        row_vectors = vectors;
         block_rows = rows;
         block_vectors = 8 / rows;
       }
@@ -326,6 +324,10 @@ template <typename T>
 inline void copy_strided(T* target, int64_t target_step, const T* source, int64_t source_step,
                          int64_t count) {
   if (target_step == 1 && source_step == 1) return copy_row(target, source, count);
+  if (target_step == 1 && source_step == 2) {  // a constant step, to be vectorised
+    for (int64_t i = 0; i < count; ++i) target[i] = source[2 * i];
+    return;
+  }
   for (int64_t i = 0; i < count; ++i) target[i * target_step] = source[i * source_step];
 }
 
@@ -337,6 +339,7 @@ void pack_input(T* packed, const T* x, const Layout& at, int64_t channels, int64
   const T* image = x + first * image_step + c * at.h.size * at.w.size;
   for (int64_t py = 0; py < at.h.stride; ++py)
     for (int64_t px = 0; px < at.w.stride; ++px, packed += at.input_plane) {
+      if (!at.h.has_taps(py) || !at.w.has_taps(px)) continue;
       const int64_t top = at.h.first(py), left = at.w.first(px), width = at.w.last(px) - left;
       const T* line = image + (top * at.h.stride + py - at.h.before) * at.w.size +
                       left * at.w.stride + px - at.w.before;

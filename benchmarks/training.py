@@ -1,0 +1,252 @@
+"""Cost of sparse networks against dense ones: training step, inference and memory.
+
+    python benchmarks/training.py
+    python benchmarks/training.py --part step --network vgg16bn --degree 3 15
+
+Random images of CIFAR-10's shape (resnet50: 64x64), graphs of `rreg`. Every round runs each
+variant once, in turn, so that neighbours on the machine disturb all alike. A ratio is the time of
+the best dense variant (the one with the least median) by the time of ours in the same round: above
+1, ours is faster. Printed are medians, with the first and last quartile of the ratios. Degree 0
+stands for complete graphs.
+
+A step is forward, backward and SGD with Nesterov momentum. Nothing else runs: no data is fed.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from expanders import models
+from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.sparsification import sparsify
+
+SIDE = {"vgg16bn": 32, "resnet18": 32, "resnet50": 64}  # pixels
+LAYOUTS = {"eager": "", "channels_last": "l", "compiled": "c", "both": "lc"}  # how a model runs
+Run = Callable[[], object]
+
+
+def network(name: str, degree: int | None, execution: str = "auto") -> nn.Module:
+    """A network; dense if `degree` is None, with sparse layers on complete graphs if it is 0."""
+    torch.manual_seed(0)
+    model: nn.Module = getattr(models, name)()
+    if degree == 0:
+        complete(model)
+    elif degree is not None:
+        sparsify(model, degree=degree)
+    for layer in model.modules():
+        if isinstance(layer, SparseLayer):
+            layer.execution = execution  # type: ignore[assignment]
+    return model
+
+
+def complete(model: nn.Module) -> None:
+    """Swap all layers for sparse ones that have every edge."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                right, left = layer.weight.shape[:2]
+                edges = torch.stack(
+                    [torch.arange(left).repeat(right), torch.arange(right).repeat_interleave(left)]
+                )
+                swap = SparseConv2d if isinstance(layer, nn.Conv2d) else SparseLinear
+                setattr(parent, name, swap.from_dense(layer, edges))  # type: ignore[arg-type]
+
+
+def prepared(model: nn.Module, x: torch.Tensor, how: str) -> tuple[nn.Module, torch.Tensor]:
+    """Model and images in the memory layout `how` asks for, compiled if it asks for that."""
+    if "l" in LAYOUTS[how]:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = x.contiguous(memory_format=torch.channels_last)
+    if "c" in LAYOUTS[how]:
+        model = torch.compile(model)  # type: ignore[assignment]
+    return model, x
+
+
+def training_step(name: str, degree: int | None, how: str, batch_size: int) -> Run:
+    """One whole training step, as a function."""
+    labels = torch.randint(10, (batch_size,))
+    images = torch.randn(batch_size, 3, SIDE[name], SIDE[name])
+    model, x = prepared(network(name, degree).train(), images, how)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def inference(name: str, degree: int | None, how: str, batch_size: int) -> Run:
+    """Logits of one batch, as a function."""
+    images = torch.randn(batch_size, 3, SIDE[name], SIDE[name])
+    model, x = prepared(network(name, degree).eval(), images, how)
+
+    def logits() -> torch.Tensor:
+        with torch.inference_mode():
+            return model(x)  # type: ignore[no-any-return]
+
+    return logits
+
+
+def compare(make: Callable[..., Run], name: str, degree: int, batch_size: int, rounds: int) -> str:
+    """One line of a table: the best dense variant, ours, and their ratios."""
+    torch._dynamo.reset()
+    runs: dict[tuple[str, str], Run] = {}
+    for how in LAYOUTS:
+        runs["dense", how] = make(name, None, how, batch_size)
+        runs["ours", how] = make(name, degree, how, batch_size)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    for run in runs.values():  # compilation and first allocations
+        run()
+        run()
+    for _ in range(rounds):
+        for key, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[key].append(time.perf_counter() - start)
+    best = {
+        side: min(
+            (key for key in times if key[0] == side), key=lambda k: statistics.median(times[k])
+        )
+        for side in ("dense", "ours")
+    }
+    ratios = [d / o for d, o in zip(times[best["dense"]], times[best["ours"]], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    medians = {side: statistics.median(times[best[side]]) for side in best}
+    eager = statistics.median(times["ours", "eager"])
+    return (
+        f"{name:9} {degree or 'dense':>6} {batch_size:5} | "
+        f"{medians['dense'] * 1e3:8.2f} {best['dense'][1]:13} | "
+        f"{medians['ours'] * 1e3:8.2f} {best['ours'][1]:13} | "
+        f"{middle:6.2f} ({low:.2f} to {high:.2f}) | {medians['dense'] / eager:6.2f}"
+    )
+
+
+HEADER = (
+    "network   degree batch | best dense, ms        | ours, ms              | ratio (quartiles)"
+    "      | ours eager"
+)
+
+
+def print_speed(options: argparse.Namespace) -> None:
+    """Tables of training steps and inference."""
+    if "step" in options.part:
+        print(f"\nTraining step\n{HEADER}")
+        for name in options.network:
+            for degree in options.degree if name == "vgg16bn" else options.degree[:1]:
+                print(
+                    compare(training_step, name, degree, options.batch_size, options.rounds),
+                    flush=True,
+                )
+    if "inference" in options.part:
+        print(f"\nInference\n{HEADER}")
+        for name in options.network:
+            for batch_size in (1, 64):
+                rounds = options.rounds * (10 if batch_size == 1 else 2)
+                print(compare(inference, name, options.degree[0], batch_size, rounds), flush=True)
+
+
+def bytes_of(tensors: list[torch.Tensor]) -> int:
+    """Memory of the tensors."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def measure_memory(name: str, degree: int | None, execution: str, batch_size: int) -> None:
+    """Print bytes of parameters with gradients and optimizer state, of edges; peak and base RSS."""
+    model = network(name, degree, execution)
+    model(torch.randn(2, 3, SIDE[name], SIDE[name]))  # builds the operator
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True)
+    for _ in range(3):
+        optimizer.zero_grad()
+        F.cross_entropy(
+            model(torch.randn(batch_size, 3, SIDE[name], SIDE[name])),
+            torch.randint(10, (batch_size,)),
+        ).backward()
+        optimizer.step()
+    parameters = list(model.parameters())
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    momenta = [s["momentum_buffer"] for s in optimizer.state.values()]
+    edges = [layer.edges for layer in model.modules() if isinstance(layer, SparseLayer)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    counted = bytes_of([*parameters, *gradients, *momenta])
+    print(counted, bytes_of(edges), sum(p.numel() for p in parameters) * 12, peak, base)
+
+
+def print_memory(options: argparse.Namespace) -> None:
+    """A table of memory, each line measured in a process of its own."""
+    print(
+        "\nMemory, MB: parameters + gradients + momentum (and by their live share), edges, peak "
+        f"resident set of 3 eager steps of {options.batch_size}, of that before the first step"
+    )
+    for name in options.network:
+        for degree, execution in (
+            (None, "dense"),
+            (options.degree[0], "dense"),
+            (options.degree[0], "auto"),
+        ):
+            arguments = [name, str(degree or ""), execution, str(options.batch_size)]
+            line = subprocess.run(
+                [sys.executable, __file__, "--measure-memory", *arguments],
+                check=True, capture_output=True, text=True,
+            ).stdout  # fmt: skip
+            counted, edges, live, peak, base = map(int, line.split())
+            what = f"degree {degree}, {execution}" if degree else "dense network"
+            print(
+                f"{name:9} {what:16} {counted / 1e6:8.2f} ({counted / live:.2f}) "
+                f"{edges / 1e6:6.2f} {peak / 1e3:8.0f} {base / 1e3:8.0f}",
+                flush=True,
+            )
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    """Measure what was asked for and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parts = ("step", "inference", "memory")
+    parser.add_argument("--part", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--network", nargs="+", choices=SIDE, default=list(SIDE))
+    parser.add_argument(
+        "--degree", nargs="+", type=int, default=[3, 15, 30, 60, 0], help="ResNets take the first"
+    )
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.measure_memory:
+        name, degree, execution, batch_size = options.measure_memory
+        return measure_memory(name, int(degree) if degree else None, execution, int(batch_size))
+    print(
+        f"{processor()}, {options.threads} threads, load {os.getloadavg()[0]:.1f}; torch "
+        f"{torch.__version__}, Python {platform.python_version()}; {options.rounds} rounds"
+    )
+    print_speed(options)
+    if "memory" in options.part:
+        print_memory(options)
+
+
+if __name__ == "__main__":
+    main()
