@@ -6,8 +6,6 @@ python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -21,14 +19,21 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from expanders import folders
 from expanders.checks import check_arguments
 from expanders.errors import DivergedError, SettingError
+from hydra_plugins.expanders_sweeper.naming import (
+    GROUPS,
+    Settings,
+    definition_of,
+    label_of,
+    resolved,
+)
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do without it
     import torch
@@ -37,15 +42,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do withou
 
 log = logging.getLogger(__name__)
 
-Settings = dict[str, Any]
 
-# Where and how a run is computed and logged, but not what it computes.
-_NOT_PART_OF_THE_RUN = {
-    *("hydra", "wandb", "runs_dir", "restart"),
-    *("device", "num_threads", "checkpoint_minutes"),
-}
-
-_GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 _USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError)
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
@@ -73,6 +70,7 @@ class Config:
     num_threads: int | None
     checkpoint: str | None
     checkpoint_minutes: float
+    dry_run: bool
     restart: bool
     runs_dir: str
 
@@ -92,6 +90,9 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
     plain = resolved(cfg)
     config = checked(plain)
     definition = definition_of(plain, choices)
+    if config.dry_run:
+        log.info("%-9s  %s", folders.state(folder), folder)
+        return {}
     with folders.locked(folder):
         if config.restart:
             folders.clear(folder)
@@ -101,13 +102,13 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
             return folders.summary(folder)
         try:
             (folder / "failure.json").unlink(missing_ok=True)
-            return prepare(config, definition, folder, choices).execute()
+            return prepare(config, definition, folder).execute()
         except Exception as error:
             folders.mark_failed(folder, error)
             raise
 
 
-def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping[str, str]) -> Run:
+def prepare(config: Config, definition: Settings, folder: Path) -> Run:
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
@@ -166,7 +167,7 @@ def prepare(config: Config, definition: Settings, folder: Path, choices: Mapping
         settings=settings,
         seed=data_seed,
     )
-    wandb = tracking.WandbSettings(**config.wandb).named(label_of(definition, choices), config.seed)
+    wandb = tracking.WandbSettings(**config.wandb).named(label_of(definition), config.seed)
     return runs.Run(
         folder=folder,
         config=definition,
@@ -188,7 +189,7 @@ def checked(plain: Settings) -> Config:
     check_arguments(WandbSettings, config.wandb, "wandb")
     for name in config.seeds:
         config.stream_seed(name)
-    for name in _GROUPS:
+    for name in GROUPS:
         check_node(getattr(config, name), name)
     if config.num_threads is not None and config.num_threads < 1:
         raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
@@ -228,47 +229,6 @@ def without(node: Settings, key: str) -> tuple[Settings, Any]:
     return {name: value for name, value in node.items() if name != key}, node[key]
 
 
-def resolved(cfg: DictConfig) -> Settings:
-    """All settings but Hydra's own, with interpolations resolved."""
-    return {
-        str(key): OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
-        if OmegaConf.is_config(cfg[key])
-        else cfg[key]
-        for key in cfg
-        if key != "hydra"
-    }
-
-
-def definition_of(plain: Settings, choices: Mapping[str, str]) -> Settings:
-    """The settings that decide what a run computes. A dense network has no degree."""
-    ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
-    named = {name: choices[name] for name in _GROUPS if name not in ignored}
-    return {"choices": named} | {key: plain[key] for key in sorted(plain) if key not in ignored}
-
-
-def label_of(definition: Settings, choices: Mapping[str, str]) -> str:
-    """The choices in a few words: `vgg16bn-cifar10-rreg-d3`."""
-    words = [choices["model"], choices["dataset"], choices["graph"]]
-    if "degree" in definition:
-        constant = choices["degree"] == "constant"
-        words.append(f"d{definition['degree']['value']}" if constant else choices["degree"])
-    return "-".join(words)
-
-
-def run_name(*, _root_: DictConfig) -> str:
-    """The name of a run's folder: the choices, the seed, and a digest of all that defines it.
-
-    So two runs that differ in anything have two folders, and the same run always has the same.
-    """
-    choices = _root_.hydra.runtime.choices
-    definition = definition_of(resolved(_root_), choices)
-    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{label_of(definition, choices)}-s{definition['seed']}-{digest}"
-
-
-OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-
-
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def task(cfg: DictConfig) -> Settings:
     """One run of Hydra's: a single one, or a cell of a sweep."""
@@ -278,6 +238,7 @@ def task(cfg: DictConfig) -> Settings:
     except _USER_ERRORS as error:
         if hydra_cfg.mode == RunMode.RUN:
             sys.exit(one_line(error))
+        log.error("%s", one_line(error))
         raise
 
 
@@ -288,6 +249,9 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
+    elif isinstance(error, MissingConfigException) and "primary config" in text:
+        sweeps = sorted(path.stem for path in Path(__file__).with_name("sweeps").glob("*.yaml"))
+        text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
     return f"error: {text}"

@@ -49,6 +49,12 @@ def summary(folder: Path) -> dict[str, Any]:
     return content
 
 
+def failure(folder: Path) -> str | None:
+    """Why the last attempt failed, in one line, or None if it did not."""
+    path = folder / "failure.json"
+    return str(json.loads(path.read_text())["error"]) if path.exists() else None
+
+
 def clear(folder: Path) -> None:
     """Remove a run's results from its folder, the summary first; logs stay."""
     for name in (

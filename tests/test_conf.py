@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 import launch
 from expanders.degrees import LayerShape, NetworkShape
 from expanders.errors import SettingError
+from hydra_plugins.expanders_sweeper.naming import run_name
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
@@ -158,7 +159,7 @@ def test_a_number_for_the_degree_becomes_its_value(typed, passed):
 def name_of(*overrides: str) -> str:
     cfg = composed(*overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
-    return launch.run_name(_root_=cfg)
+    return run_name(_root_=cfg)
 
 
 def test_runs_that_differ_have_folders_that_differ():

@@ -1,0 +1,63 @@
+"""The name of a run's folder: a pure function of the settings that define the run.
+
+So the same run has the same folder whether a command, a sweep or a requeued job starts it, and two
+runs that differ in anything have two folders.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+Settings = dict[str, Any]
+
+GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
+
+# Where and how a run is computed and logged, but not what it computes.
+_NOT_PART_OF_THE_RUN = {
+    *("hydra", "wandb", "runs_dir", "restart", "dry_run"),
+    *("device", "num_threads", "checkpoint_minutes"),
+}
+
+
+def resolved(cfg: DictConfig) -> Settings:
+    """All settings but Hydra's own, as plain containers, with interpolations resolved."""
+    return {
+        str(key): OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(cfg[key])
+        else cfg[key]
+        for key in cfg
+        if key != "hydra"
+    }
+
+
+def definition_of(settings: Settings, choices: Mapping[str, str]) -> Settings:
+    """The settings that decide what a run computes. A dense network has no degree."""
+    ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
+    named = {name: choices[name] for name in GROUPS if name not in ignored}
+    kept = {key: settings[key] for key in sorted(settings) if key not in ignored}
+    return {"choices": named} | kept
+
+
+def label_of(definition: Settings) -> str:
+    """The choices in a few words: `vgg16bn-cifar10-rreg-d3`."""
+    choices = definition["choices"]
+    words = [choices["model"], choices["dataset"], choices["graph"]]
+    if "degree" in choices:
+        constant = choices["degree"] == "constant"
+        words.append(f"d{definition['degree']['value']}" if constant else choices["degree"])
+    return "-".join(words)
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """The label, the seed, and a digest of all that defines the run."""
+    definition = definition_of(resolved(_root_), _root_.hydra.runtime.choices)
+    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{label_of(definition)}-s{definition['seed']}-{digest}"
+
+
+def register_resolver() -> None:
+    """Make `${run_name:}` known to configuration files."""
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)

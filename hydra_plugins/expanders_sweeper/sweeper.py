@@ -1,0 +1,126 @@
+"""A sweep over a union of grids, which knows what is done and says what is not."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import ListConfig, OmegaConf
+
+from expanders import folders
+from expanders.folders import State
+from hydra_plugins.expanders_sweeper.naming import run_name
+
+log = logging.getLogger(__name__)
+
+
+class SweepError(HydraException):
+    """The sweep cannot start, or some of its cells did not end well."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a sweep: its overrides, and the folder that they lead to."""
+
+    overrides: tuple[str, ...]
+    folder: Path
+
+    @property
+    def state(self) -> State:
+        """Where the run stands now."""
+        return folders.state(self.folder)
+
+
+class GridSweeper(BasicSweeper):
+    """Runs every cell of every grid once.
+
+    A grid is a mapping from keys to values with commas, as on the command line; the command line's
+    own axes are added to every grid and win over it. Cells of the same settings are one cell.
+    Finished cells are skipped, the others are started; cells that fail do not stop the rest.
+    """
+
+    def __init__(
+        self, grids: Sequence[dict[str, Any]], max_batch_size: int | None, params: Any = None
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self.grids = grids
+        self.params = dict(self.params)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Start all cells that are not done, `max_batch_size` at a time, and wait for them.
+
+        Raises:
+            SweepError: without cells, if two cells share a folder, or if cells are not done at the
+                end; they are then listed with the reasons.
+        """
+        assert self.launcher is not None
+        cells, dry_run, restart = self._cells(arguments)
+        to_do = [cell for cell in cells if restart or cell.state != State.DONE]
+        self._announce(cells)
+        if dry_run or not to_do:
+            return []
+        results: list[Any] = []
+        overrides = [list(cell.overrides) for cell in to_do]
+        try:
+            for batch in self.split_overrides_to_chunks(overrides, self.max_batch_size):
+                results.extend(self.launcher.launch(batch, initial_job_idx=len(results)))
+        except Exception as error:  # a worker that was killed; the folders tell what is missing
+            log.error("The launcher stopped: %s", error)
+        self._conclude(cells)
+        return results
+
+    def _cells(self, arguments: list[str]) -> tuple[list[Cell], bool, bool]:
+        """All cells, once each; and whether `dry_run` and `restart` are set."""
+        assert self.hydra_context is not None
+        assert self.config is not None
+        loader = self.hydra_context.config_loader
+        parser = OverridesParser.create(config_loader=loader)
+        cells: dict[str, Cell] = {}
+        dry_run = restart = False
+        for grid in self.grids or [{}]:
+            axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
+            overrides = parser.parse_overrides([*axes, *arguments])
+            for chosen in self.split_arguments(overrides, None)[0]:
+                cfg = loader.load_sweep_config(self.config, list(chosen))
+                OmegaConf.update(cfg, "hydra.job.num", len(cells), force_add=True)
+                folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
+                cells.setdefault(run_name(_root_=cfg), Cell(tuple(chosen), folder))
+                dry_run, restart = bool(cfg.dry_run), bool(cfg.restart)
+        shared = Counter(cell.folder for cell in cells.values()).most_common(1)
+        if not shared:
+            raise SweepError("the sweep has no cells: some axis has no values")
+        if shared[0][1] > 1:
+            remedy = "leave hydra.sweep.subdir as it is, or name every axis in it"
+            raise SweepError(f"{shared[0][1]} cells share the folder {shared[0][0]}: {remedy}")
+        return list(cells.values()), dry_run, restart
+
+    @staticmethod
+    def _announce(cells: Sequence[Cell]) -> None:
+        """List the cells with their states, and count them."""
+        states = Counter(cell.state for cell in cells)
+        for cell in cells:
+            log.info("%-9s  %s", cell.state, cell.folder)
+        counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
+        log.info("%d cell%s: %s", len(cells), "" if len(cells) == 1 else "s", counts)
+
+    @staticmethod
+    def _conclude(cells: Sequence[Cell]) -> None:
+        """List the cells that are not done, with the reasons."""
+        left = [cell for cell in cells if cell.state != State.DONE]
+        for cell in left:
+            reason = folders.failure(cell.folder) or "did not end; its log may tell why"
+            log.error("%-9s  %s: %s", cell.state, cell.folder, reason)
+        if left:
+            remedy = "the same command tries them again"
+            raise SweepError(f"{len(left)} of {len(cells)} cells are not done; {remedy}")
+        log.info("%d cells: all done", len(cells))
+
+
+def _commas(value: Any) -> str:
+    """The values of an axis as on the command line; a list in YAML is as good as commas."""
+    return ",".join(str(v) for v in value) if isinstance(value, list | ListConfig) else str(value)
