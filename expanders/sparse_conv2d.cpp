@@ -93,12 +93,18 @@ struct Simd {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-// Runs work(i) for i in [0, count) on PyTorch's number of threads; inside of itself, serially.
+// Runs work(i) for i in [0, count) on so many threads; inside of itself, serially.
 template <typename Work>
-void parallel(int64_t count, const Work& work) {
-  const int threads = static_cast<int>(std::min<int64_t>(count, at::get_num_threads()));
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1 && !omp_in_parallel())
+void parallel(int64_t count, int64_t threads, const Work& work) {
+  const int team = static_cast<int>(std::min(count, threads));
+#pragma omp parallel for schedule(static) num_threads(team) if (team > 1 && !omp_in_parallel())
   for (int64_t i = 0; i < count; ++i) work(i);
+}
+
+// PyTorch's number of threads, but none that would get less than some 50 microseconds of work.
+int64_t useful_threads(int64_t multiply_adds) {
+  constexpr int64_t least = 1 << 20;
+  return std::clamp<int64_t>(multiply_adds / least, 1, at::get_num_threads());
 }
 
 // ---------------------------------------------------------------------------- geometry
@@ -149,6 +155,7 @@ struct Layout {
     grad_plane = (rows + h.reach()) * pitch + grad_origin + slack;
   }
 
+  int64_t taps() const { return h.kernel * w.kernel; }
   int64_t phases() const { return h.stride * w.stride; }
   int64_t tap_phase(int64_t y, int64_t x) const { return h.phase(y) * w.stride + w.phase(x); }
   int64_t tap_shift(int64_t y, int64_t x) const { return h.shift(y) * pitch + w.shift(x); }
@@ -403,7 +410,7 @@ struct Gatherer {
         const int64_t pitch = direct ? target.row_step : padded;
         for (int64_t x = 0; x < padded; x += V * Simd<T>::lanes)
           kernel(block + x, pitch, source + row * at.pitch + columns.begin + x, plane, at.pitch, begin,
-                 end, weight, at.h.kernel * at.w.kernel, taps.columns);
+                 end, weight, at.taps(), taps.columns);
         if (direct) continue;
         for (int64_t r = 0; r < std::min<int64_t>(R, rows.end - row); ++r)
           for (int64_t n = 0; n < count; ++n)
@@ -416,9 +423,8 @@ struct Gatherer {
 
 // The batch is cut into one chunk per thread. If there are too few groups of images for that, it is
 // one chunk, whose channels are shared out among the threads.
-int64_t count_chunks(const Layout& at, int64_t batch) {
-  const int64_t groups = ceil_div(batch, at.images), threads = at::get_num_threads();
-  return groups >= threads ? threads : 1;
+int64_t count_chunks(const Layout& at, int64_t batch, int64_t threads) {
+  return ceil_div(batch, at.images) >= threads ? threads : 1;
 }
 
 // Calls work(first image, number of images) for the groups of one chunk.
@@ -434,15 +440,16 @@ void forward(T* y, const T* x, const T* weight, const Adjacency& graph, const La
              int64_t batch, int64_t inputs, int64_t outputs) {
   const Taps taps(at, 0, false);
   const int64_t plane = at.phases() * at.input_plane, pixels = at.h.out() * at.w.out();
-  const int64_t chunks = count_chunks(at, batch);
-  parallel(chunks, [&](int64_t chunk) {
+  const int64_t threads = useful_threads(graph.neighbours.size() * at.taps() * pixels * batch);
+  const int64_t chunks = count_chunks(at, batch, threads);
+  parallel(chunks, threads, [&](int64_t chunk) {
     std::vector<T> packed(inputs * plane);
     const Gatherer<T> gatherer{at, taps, packed.data(), plane, weight, graph};
     for_groups(at, batch, chunk, chunks, [&](int64_t first, int64_t count) {
-      parallel(inputs, [&](int64_t c) {
+      parallel(inputs, threads, [&](int64_t c) {
         pack_input(packed.data() + c * plane, x, at, inputs, c, first, count);
       });
-      parallel(outputs, [&](int64_t c) {
+      parallel(outputs, threads, [&](int64_t c) {
         const Target<T> target{y + (first * outputs + c) * pixels, outputs * pixels, at.w.out(), 1};
         gatherer.run(target, c, {0, at.h.out()}, {0, at.w.out()}, count);
       });
@@ -469,7 +476,9 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
               int64_t inputs, int64_t outputs) {
   const Adjacency graph(edges, edges + num_edges, num_edges, inputs, outputs);
   const int64_t plane = at.phases() * at.input_plane, pixels = at.h.size * at.w.size;
-  const int64_t chunks = count_chunks(at, batch), weights = num_edges * at.h.kernel * at.w.kernel;
+  const int64_t weights = num_edges * at.taps();
+  const int64_t threads = useful_threads(2 * weights * at.h.out() * at.w.out() * batch);
+  const int64_t chunks = count_chunks(at, batch, threads);
   std::vector<Taps> taps;  // of each phase
   for (int64_t p = 0; p < at.phases(); ++p) taps.emplace_back(at, p, true);
   std::vector<int64_t> offsets;  // of each tap
@@ -477,16 +486,16 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
     for (int64_t x = 0; x < at.w.kernel; ++x) offsets.push_back(at.tap_offset(y, x));
   std::vector<T> partial(weight_grad ? chunks * weights : 0);  // weight gradients of each chunk
 
-  parallel(chunks, [&](int64_t chunk) {
+  parallel(chunks, threads, [&](int64_t chunk) {
     std::vector<T> packed_grad(outputs * at.grad_plane), packed(weight_grad ? inputs * plane : 0);
     for_groups(at, batch, chunk, chunks, [&](int64_t first, int64_t count) {
       if (count < at.images) std::fill(packed_grad.begin(), packed_grad.end(), T{0});
-      parallel(outputs, [&](int64_t c) {
+      parallel(outputs, threads, [&](int64_t c) {
         pack_grad(packed_grad.data() + c * at.grad_plane, y_grad, at, outputs, c, first, count);
       });
       const T* grad = packed_grad.data() + at.grad_origin;
       if (x_grad) {
-        parallel(inputs, [&](int64_t c) {
+        parallel(inputs, threads, [&](int64_t c) {
           T* image = x_grad + (first * inputs + c) * pixels;
           for (int64_t p = 0; p < at.phases(); ++p) {
             const int64_t py = p / at.w.stride, px = p % at.w.stride;
@@ -500,10 +509,10 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
         });
       }
       if (weight_grad) {
-        parallel(inputs, [&](int64_t c) {
+        parallel(inputs, threads, [&](int64_t c) {
           pack_input(packed.data() + c * plane, x, at, inputs, c, first, count);
         });
-        parallel(num_edges, [&](int64_t e) {
+        parallel(num_edges, threads, [&](int64_t e) {
           correlate_edge(partial.data() + chunk * weights + e * offsets.size(),
                          grad + edges[num_edges + e] * at.grad_plane, packed.data() + edges[e] * plane,
                          at, offsets);
