@@ -4,8 +4,6 @@ python launch.py model=resnet18 graph=xnet degree=15 dataset=cifar10
 python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re
@@ -49,7 +47,11 @@ _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 @dataclass(frozen=True)
 class Config:
-    """The top level of the configuration; its keys are explained in conf/config.yaml."""
+    """The top level of the configuration; its keys are explained in conf/config.yaml.
+
+    A cluster's workers get this module by value, so its types are no postponed annotations: the
+    names in those could not be looked up there.
+    """
 
     model: Settings
     graph: Settings
@@ -108,7 +110,7 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
             raise
 
 
-def prepare(config: Config, definition: Settings, folder: Path) -> Run:
+def prepare(config: Config, definition: Settings, folder: Path) -> "Run":
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
@@ -209,7 +211,7 @@ def check_node(node: Settings, name: str) -> None:
         check_arguments(resolve_name(node["_target_"]), arguments, name)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str) -> "torch.device":
     """The device that the user named, if it is there; `auto` is the first GPU or else the CPU."""
     import torch
 
@@ -239,6 +241,10 @@ def task(cfg: DictConfig) -> Settings:
         if hydra_cfg.mode == RunMode.RUN:
             sys.exit(one_line(error))
         log.error("%s", one_line(error))
+        raise
+    except Exception:
+        if hydra_cfg.mode != RunMode.RUN:  # a sweep goes on, and would not show it
+            log.exception("This run failed:")
         raise
 
 

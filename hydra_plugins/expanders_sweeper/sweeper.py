@@ -2,13 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
@@ -64,14 +65,19 @@ class GridSweeper(BasicSweeper):
         self._announce(cells)
         if dry_run or not to_do:
             return []
-        results: list[Any] = []
+        results: list[JobReturn] = []
         overrides = [list(cell.overrides) for cell in to_do]
         try:
             for batch in self.split_overrides_to_chunks(overrides, self.max_batch_size):
                 results.extend(self.launcher.launch(batch, initial_job_idx=len(results)))
         except Exception as error:  # a worker that was killed; the folders tell what is missing
             log.error("The launcher stopped: %s", error)
-        self._conclude(cells)
+        errors = {
+            cell.folder: " ".join(str(result._return_value).split())
+            for cell, result in zip(to_do, results, strict=False)
+            if result.status == JobStatus.FAILED
+        }
+        self._conclude(cells, errors)
         return results
 
     def _cells(self, arguments: list[str]) -> tuple[list[Cell], bool, bool]:
@@ -109,11 +115,11 @@ class GridSweeper(BasicSweeper):
         log.info("%d cell%s: %s", len(cells), "" if len(cells) == 1 else "s", counts)
 
     @staticmethod
-    def _conclude(cells: Sequence[Cell]) -> None:
+    def _conclude(cells: Sequence[Cell], errors: Mapping[Path, str]) -> None:
         """List the cells that are not done, with the reasons."""
         left = [cell for cell in cells if cell.state != State.DONE]
         for cell in left:
-            reason = folders.failure(cell.folder) or "did not end; its log may tell why"
+            reason = errors.get(cell.folder) or folders.failure(cell.folder) or "was cut off"
             log.error("%-9s  %s: %s", cell.state, cell.folder, reason)
         if left:
             remedy = "the same command tries them again"
