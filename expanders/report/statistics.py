@@ -1,0 +1,181 @@
+"""Means, paired differences and components of variance, of accuracies by seeds."""
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from expanders.report.read import Streams
+
+Accuracies = Mapping[Streams, float]
+
+
+class Sample(NamedTuple):
+    """Mean, sample standard deviation (n - 1 below; None for one value) and size of a sample."""
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+class Difference(NamedTuple):
+    """A mean difference of `n` independent pairs.
+
+    Attributes:
+        mean: of the differences; None without pairs.
+        low, high: t confidence interval of the mean; None below two pairs, or if all are equal.
+        p: of the two-sided paired t test; None where there is no interval.
+        n: number of pairs, after averaging over what they share.
+        pinned: names of the streams that have one seed in all pairs, while another varies.
+    """
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    n: int
+    pinned: tuple[str, ...] = ()
+
+
+class Components(NamedTuple):
+    """Variances of two crossed factors and of the rest; p of the F tests that a factor has none.
+
+    `rows` and `columns` are the numbers of levels.
+    """
+
+    first: float
+    second: float
+    rest: float
+    p_first: float | None
+    p_second: float | None
+    rows: int
+    columns: int
+
+
+def describe(values: Sequence[float]) -> Sample:
+    """Mean and standard deviation of at least one value."""
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Sample(statistics.fmean(values), sd, len(values))
+
+
+def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> Difference:
+    """`first` minus `second` over the runs that share all their seeds.
+
+    The interval is mean ± t s / sqrt(n), t the quantile of Student's distribution with n - 1
+    degrees of freedom, s the standard deviation of the differences (Student, 1908). It needs
+    independent pairs. Where one graph seed meets several starts (init and data order), or one
+    start several graphs, pairs that share a seed are averaged to one: by graph or by start,
+    whichever leaves fewer pairs, but more than one. `second` may be of the dense network: then
+    all graphs of one start share its run, and are averaged.
+    """
+    dense = all(streams.graph is None for streams in second)
+    differences: dict[Streams, float] = {}
+    for streams, accuracy in first.items():
+        twin = streams._replace(graph=None) if dense else streams
+        if twin in second:
+            differences[streams] = accuracy - second[twin]
+    by_graph, by_start = defaultdict(list), defaultdict(list)
+    for streams, difference in differences.items():
+        by_graph[streams.graph].append(difference)
+        by_start[streams.start].append(difference)
+    groupings = [list(by_start.values())] + ([] if dense else [list(by_graph.values())])
+    several = [grouping for grouping in groupings if len(grouping) > 1] or groupings[:1]
+    independent = [statistics.fmean(group) for group in min(several, key=len)]
+    return _interval(independent, confidence)._replace(pinned=_pinned(list(differences)))
+
+
+def _pinned(common: Sequence[Streams]) -> tuple[str, ...]:
+    levels = {name: {getattr(s, name) for s in common} for name in Streams._fields}
+    fixed = tuple(name for name, seeds in levels.items() if len(seeds) == 1)
+    return fixed if len(fixed) < len(levels) else ()
+
+
+def _interval(differences: Sequence[float], confidence: float) -> Difference:
+    if not differences:
+        return Difference(None, None, None, None, 0)
+    mean, sd, n = describe(differences)
+    # Equal up to rounding: an interval without width would pass for certainty.
+    if sd is None or sd <= 1e-12:
+        return Difference(mean, None, None, None, n)
+    error = sd / n**0.5
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
+    return Difference(mean, mean - half, mean + half, p, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number, in the same order (Holm, 1979).
+
+    The k-th smallest of m becomes the largest of (m - i) p_(i+1) for i < k, at most 1: rejecting
+    where the result is at most alpha keeps the chance of any false rejection at alpha.
+    """
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
+def two_way(values: NDArray[np.float64]) -> Components:
+    """Components of variance of a table, rows one factor, columns the other, one value a cell.
+
+    The model is y_ij = m + a_i + b_j + e_ij with independent random effects. From the mean squares
+    of the analysis of variance of an r x c table, MS_a = c sum_i (y_i. - y..)^2 / (r - 1), MS_b
+    likewise, MS_e of what is left with (r - 1)(c - 1) degrees of freedom,
+
+        var e = MS_e,   var a = (MS_a - MS_e) / c,   var b = (MS_b - MS_e) / r,
+
+    negative estimates being taken as 0 (Searle, Casella and McCulloch, Variance Components, 1992,
+    chapter 4). Without replication e holds the interaction too. The F tests are MS_a / MS_e and
+    MS_b / MS_e. Needs two rows and two columns.
+    """
+    r, c = values.shape
+    mean = values.mean()
+    rows = values.mean(axis=1) - mean
+    columns = values.mean(axis=0) - mean
+    left = values - mean - rows[:, None] - columns[None, :]
+    ms_rows = c * float(rows @ rows) / (r - 1)
+    ms_columns = r * float(columns @ columns) / (c - 1)
+    ms_left = float(np.sum(left**2)) / ((r - 1) * (c - 1))
+    if ms_left < 1e-20:  # nothing is left but rounding, and nothing to test against
+        p_rows = p_columns = None
+    else:
+        p_rows = float(stats.f.sf(ms_rows / ms_left, r - 1, (r - 1) * (c - 1)))
+        p_columns = float(stats.f.sf(ms_columns / ms_left, c - 1, (r - 1) * (c - 1)))
+    return Components(
+        first=max(0.0, (ms_rows - ms_left) / c),
+        second=max(0.0, (ms_columns - ms_left) / r),
+        rest=ms_left,
+        p_first=p_rows,
+        p_second=p_columns,
+        rows=r,
+        columns=c,
+    )
+
+
+def graph_and_start(accuracies: Accuracies) -> Components | None:
+    """Variance split into the graph (first) and the start, that is init and data order (second).
+
+    Needs runs in which several graph seeds each meet the same several starts. Where some are
+    missing, the seed with the fewest runs is left out until the table is complete; None if there
+    is no table of at least two by two.
+    """
+    cells = sorted((s.graph, s.start) for s in accuracies if s.graph is not None)
+    while True:
+        graphs, starts = Counter(g for g, _ in cells), Counter(s for _, s in cells)
+        if min(len(graphs), len(starts)) < 2:
+            return None
+        incomplete: list[tuple[int, int, object]] = []  # number of runs, place in the cell, seed
+        incomplete += [(n, 0, g) for g, n in graphs.items() if n < len(starts)]
+        incomplete += [(n, 1, s) for s, n in starts.items() if n < len(graphs)]
+        if not incomplete:
+            break
+        _, axis, seed = min(incomplete, key=lambda entry: entry[0])
+        cells = [cell for cell in cells if cell[axis] != seed]
+    table = [[accuracies[Streams(g, *s)] for s in sorted(starts)] for g in sorted(graphs)]
+    return two_way(np.array(table))
