@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from expanders.errors import DivergedError, SettingError
 from expanders.seeds import derive
 
 Metrics = dict[str, Any]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
+CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class Settings:
         batch_size: images per step.
         label_smoothing: between 0 (off) and 1.
         clip_grad_norm: largest 2-norm of the whole gradient, or None for no clipping.
+        precision: of the arithmetic; parameters stay float32. `tf32` and `bf16` are for GPUs and
+            CPUs that have them; `auto` is tf32 on a GPU and fp32 on a CPU.
+        compile: mode of `torch.compile` for training steps, or `none`; `auto` compiles on a GPU.
+        channels_last: keep images and dense kernels with the channels innermost.
 
     Raises:
         SettingError: if a value is out of its range.
@@ -41,6 +47,9 @@ class Settings:
     batch_size: int
     label_smoothing: float = 0.0
     clip_grad_norm: float | None = None
+    precision: Precision = "auto"
+    compile: CompileMode = "auto"
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 0:
@@ -82,6 +91,7 @@ class Trainer:
         seed: of order, augmentation and dropout.
         history: the metrics of the epochs done so far.
         part: what the present epoch has gathered, or None between epochs.
+        first_step_seconds: how long this process took for its first step, compiling included.
     """
 
     model: nn.Module
@@ -94,6 +104,13 @@ class Trainer:
     seed: int
     history: list[Metrics] = field(default_factory=list)
     part: PartOfEpoch | None = None
+    first_step_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        self._device = self.train.pixels.device
+        if self.settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self._compiled = _compiled(self.model, self.settings.compile, self._device)
 
     @property
     def epoch(self) -> int:
@@ -162,13 +179,14 @@ class Trainer:
         return count - 1 if count % self.settings.batch_size == 1 else count
 
     def _train_epoch(self, on_step: Callable[[int], object]) -> Metrics:
-        device = self.train.pixels.device
+        device = self._device
         size = self.settings.batch_size
         order = torch.randperm(len(self.train), generator=self._generator("order"))
         order = order[: self._images_per_epoch]
         if self.part is None:
             self.part = PartOfEpoch([], torch.zeros((), dtype=torch.int64, device=device))
         done = len(self.part.losses)
+        start = time.perf_counter()
         self.model.train()
         # Dropout draws from the global generators; the caller gets them back as they were.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -179,18 +197,30 @@ class Trainer:
                 self.part.losses.append(loss)
                 self.part.correct += (logits.argmax(1) == labels).sum()
                 on_step(len(labels))
+                if self.first_step_seconds is None:
+                    self._synchronise()
+                    self.first_step_seconds = time.perf_counter() - start
         return self._summarise()
 
     def _augmented(self, pixels: Tensor, step: int) -> Tensor:
         generator = self._generator("augmentation", step)
         height, width = pixels.shape[-2:]
         parameters = self.transform.draw(len(pixels), height, width, generator)
-        return self.transform.train(pixels, parameters)
+        return self._laid_out(self.transform.train(pixels, parameters))
+
+    def _laid_out(self, inputs: Tensor) -> Tensor:
+        if self.settings.channels_last:
+            return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs
 
     def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One optimizer step; returns loss and logits, detached and still on the device."""
-        logits = self.model(inputs)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        # What is compiled is compiled for one size: a smaller last batch would double the wait.
+        whole = len(inputs) == self.settings.batch_size
+        bf16 = self.settings.precision == "bf16"
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+            logits = (self._compiled if whole else self.model)(inputs)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_grad_norm is not None:
@@ -218,8 +248,28 @@ class Trainer:
         self.part = None
         return metrics
 
+    def _synchronise(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
     def _generator(self, name: str, *names: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, name, self.epoch, *names))
+
+
+def set_arithmetic(precision: Precision, device: torch.device) -> None:
+    """Allow or forbid tf32 on GPUs, for the whole process. Only a program's start should call it.
+
+    PyTorch's own default is tf32 for convolutions and float32 for matrix products.
+    """
+    tf32 = precision in ("auto", "tf32") and device.type == "cuda"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def _compiled(model: nn.Module, mode: CompileMode, device: torch.device) -> Callable[..., Tensor]:
+    if mode == "auto":
+        mode = "default" if device.type == "cuda" else "none"
+    return model if mode == "none" else torch.compile(model, mode=mode, dynamic=False)
 
 
 @torch.inference_mode()
