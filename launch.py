@@ -9,11 +9,11 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -68,6 +68,10 @@ class Config:
     batch_size: int
     label_smoothing: float
     clip_grad_norm: float | None
+    precision: str
+    compile: str
+    channels_last: bool
+    execution: Literal["auto", "dense", "sparse"]
     device: str
     num_threads: int | None
     checkpoint: str | None
@@ -84,10 +88,11 @@ class Config:
         return seed
 
 
-def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
+def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0) -> Settings:
     """Build what the configuration describes, train it, and return its summary.
 
-    A run that finished in `folder` before is not run again; one that was cut off continues.
+    `turn` is the run's number in a sweep. A run that finished in `folder` before is not run again;
+    one that was cut off continues.
     """
     plain = resolved(cfg)
     config = checked(plain)
@@ -95,8 +100,8 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
     if config.dry_run:
         log.info("%-9s  %s", folders.state(folder), folder)
         return {}
-    with folders.locked(folder):
-        if config.restart:
+    with folders.locked(folder) as requeued:
+        if config.restart and not requeued:
             folders.clear(folder)
         folders.check_unchanged(folder, definition)
         if folders.state(folder) == folders.State.DONE:
@@ -104,13 +109,13 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str]) -> Settings:
             return folders.summary(folder)
         try:
             (folder / "failure.json").unlink(missing_ok=True)
-            return prepare(config, definition, folder).execute()
+            return prepare(config, definition, folder, turn).execute()
         except Exception as error:
             folders.mark_failed(folder, error)
             raise
 
 
-def prepare(config: Config, definition: Settings, folder: Path) -> "Run":
+def prepare(config: Config, definition: Settings, folder: Path, turn: int) -> "Run":
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
@@ -120,12 +125,12 @@ def prepare(config: Config, definition: Settings, folder: Path) -> "Run":
     from expanders.sparsification import sparsify
 
     build = partial(hydra.utils.instantiate, _convert_="all")
-    device = choose_device(config.device)
+    device = choose_device(config.device, turn)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    settings = train.Settings(
-        config.epochs, config.batch_size, config.label_smoothing, config.clip_grad_norm
-    )
+    names = [field.name for field in fields(train.Settings)]
+    settings = train.Settings(**{name: getattr(config, name) for name in names})
+    train.set_arithmetic(settings.precision, device)
     source = build(config.dataset["source"])
     transform = build(config.dataset["transform"])
 
@@ -143,6 +148,7 @@ def prepare(config: Config, definition: Settings, folder: Path) -> "Run":
         skip=skip,
         fan=config.init["fan"],
         measures=measures,
+        execution=config.execution,
     )
     if config.checkpoint is not None:
         weights = checkpoint.read(config.checkpoint)
@@ -211,12 +217,16 @@ def check_node(node: Settings, name: str) -> None:
         check_arguments(resolve_name(node["_target_"]), arguments, name)
 
 
-def choose_device(name: str) -> "torch.device":
-    """The device that the user named, if it is there; `auto` is the first GPU or else the CPU."""
+def choose_device(name: str, turn: int = 0) -> "torch.device":
+    """The device that the user named, if it is there.
+
+    `auto` is a GPU, of several the one whose turn it is, or else the CPU.
+    """
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        gpus = torch.cuda.device_count()
+        return torch.device("cuda", turn % gpus) if gpus else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -235,15 +245,17 @@ def without(node: Settings, key: str) -> tuple[Settings, Any]:
 def task(cfg: DictConfig) -> Settings:
     """One run of Hydra's: a single one, or a cell of a sweep."""
     hydra_cfg = HydraConfig.get()
+    alone = hydra_cfg.mode == RunMode.RUN
+    turn = 0 if alone else hydra_cfg.job.num
     try:
-        return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg.runtime.choices)
+        return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg.runtime.choices, turn)
     except _USER_ERRORS as error:
-        if hydra_cfg.mode == RunMode.RUN:
+        if alone:
             sys.exit(one_line(error))
         log.error("%s", one_line(error))
         raise
     except Exception:
-        if hydra_cfg.mode != RunMode.RUN:  # a sweep goes on, and would not show it
+        if not alone:  # a sweep goes on, and would not show it
             log.exception("This run failed:")
         raise
 

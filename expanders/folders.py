@@ -11,18 +11,25 @@ wandb_id        the run's identity on W&B; wandb/ holds its local files
 """
 
 import fcntl
+import itertools
 import json
+import logging
 import os
 import socket
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from expanders.errors import SettingError
 from expanders.files import write_json
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 60  # seconds; Slurm gives a process 30 between SIGTERM and SIGKILL, if not configured
 
 
 class State(StrEnum):
@@ -92,28 +99,49 @@ def check_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process out of `folder`.
+def locked(folder: Path) -> Iterator[bool]:
+    """Keep every other process out of `folder`; yields whether a job was here before its requeue.
 
     The operating system holds the lock and drops it when the process ends, however it ends: there
-    are no stale locks. On a network drive this holds between machines where the drive has locks.
+    are no stale locks. On a network drive it holds between machines if the drive is mounted with
+    locks (NFS is by default, Lustre with `-o flock`). A Slurm job waits for up to a minute: the
+    process that it replaces may still be on its way out.
 
     Raises:
-        SettingError: if another process has the lock; the message names the process.
+        SettingError: if another process has the lock, with the name of that process; or if the
+            drive has no locks.
     """
+    job = os.environ.get("SLURM_JOB_ID")
+    name = f"process {os.getpid()} on {socket.gethostname()}"
     with (folder / "lock").open("a+") as file:
+        _acquire(file, folder, _PATIENCE if job else 0)
+        file.seek(0)
+        suffix = f" (Slurm job {job})\n" if job else "\n"
+        requeued = job is not None and file.read().endswith(suffix)
+        file.truncate(0)
+        file.write(name + suffix)
+        file.flush()
+        yield requeued
+
+
+def _acquire(file: TextIO, folder: Path, patience: float) -> None:
+    """Lock `file`, after at most `patience` seconds."""
+    deadline = time.monotonic() + patience
+    for attempt in itertools.count():
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
             file.seek(0)
-            remedy = f"{file.read().strip()} is training in this folder; wait for it or stop it"
-            raise SettingError("hydra.run.dir", folder, remedy) from None
-        file.truncate(0)
-        job = os.environ.get("SLURM_JOB_ID")
-        name = f"process {os.getpid()} on {socket.gethostname()}"
-        file.write(f"{name} (Slurm job {job})\n" if job else f"{name}\n")
-        file.flush()
-        yield
+            owner = f"{file.read().strip() or 'another process'} is training in this folder"
+        except OSError as error:
+            remedy = f"its drive has no file locks ({error.strerror}); mount it with locks"
+            raise SettingError("runs_dir", folder.parent, f"{remedy}, or use another") from None
+        if time.monotonic() >= deadline:
+            raise SettingError("hydra.run.dir", folder, f"{owner}; wait for it or stop it")
+        if attempt == 0:
+            log.info("%s: waiting for up to %d s", owner, patience)
+        time.sleep(1)
 
 
 def _has_weights(folder: Path) -> bool:

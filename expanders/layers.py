@@ -9,7 +9,7 @@ scattered into a dense kernel, which the framework's own operation then uses), "
 edges only) or "auto" (the faster one); see `expanders.execution`.
 """
 
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,11 @@ class SparseLayer(nn.Module):
         mask = self.edges.new_zeros(self.num_right, self.num_left, dtype=torch.bool)
         mask[self.edges[1], self.edges[0]] = True
         return mask
+
+    def path(self) -> Literal["dense", "sparse"]:
+        """The path that the layer computes on, where it is now."""
+        stride = getattr(self, "stride", (1, 1))
+        return choose(self.execution, self.density, self.weight, self.weight, stride)
 
     @torch.no_grad()
     def _take_from(self, dense: nn.Conv2d | nn.Linear) -> None:

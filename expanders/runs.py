@@ -55,7 +55,7 @@ class Run:
         Raises:
             DivergedError: if the loss became infinite or not a number; what was saved stays.
         """
-        log.info("%s", layer_table(self.report))
+        log.info("%s", layer_table(self.report, self.trainer.model))
         self._continue()
         write_json(self.folder / "config.json", self.config)
         write_json(self.folder / "graph.json", self.report.to_dict())
@@ -74,17 +74,17 @@ class Run:
 
     def _train(self, tracker: WandbRun) -> None:
         trainer = self.trainer
-        if not (self.folder / "last.pt").exists():
+        if trainer.epoch == 0 and trainer.part is None:
             self._save_best()  # epochs=0 ends with the network that it built
             self._save_last()
         while trainer.epoch < trainer.settings.epochs:
             with _progress(trainer) as advance:
                 metrics = trainer.run_epoch(self._saving_now_and_then(advance))
+            tracker.log_epoch(metrics)  # before the checkpoint: twice at worst, but never lost
             if trainer.best_epoch == trainer.epoch:
                 self._save_best()
             self._save_last()
             write_json_lines(self.folder / "metrics.jsonl", trainer.history)
-            tracker.log_epoch(metrics)
             log.info("%s", _line(trainer))
 
     def _saving_now_and_then(self, advance: Callable[[int], None]) -> Callable[[int], None]:
@@ -113,14 +113,13 @@ class Run:
 
     def _continue(self) -> None:
         """Take up the newest checkpoint that is whole, if there is any."""
-        for name in ("last.pt", "previous.pt"):
-            path = self.folder / name
-            if not path.exists():
-                continue
+        paths = [self.folder / "last.pt", self.folder / "previous.pt"]
+        for path in filter(Path.exists, paths):
             try:
                 content = checkpoint.read(path)
-            except SettingError as error:
-                log.warning("%s", error)
+            except SettingError:
+                aside = path.replace(path.with_name(f"damaged-{path.name}"))
+                log.warning("%s is damaged: put aside as %s", path, aside.name)
                 continue
             checkpoint.load_state(self.trainer.model, content["state"], path)
             self.trainer.load_state_dict(content["training"])
@@ -129,6 +128,8 @@ class Run:
             log.info("Continuing after %d epochs%s, from %s", self.trainer.epoch, steps, path)
             write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
             return
+        if any(self.folder.glob("damaged-*.pt")):
+            log.warning("No checkpoint in %s is whole: starting over", self.folder)
 
     def _wandb_id(self) -> str:
         path = self.folder / "wandb_id"

@@ -4,13 +4,14 @@ import itertools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from expanders import degrees, graphs, spectra
 from expanders.errors import SettingError
+from expanders.execution import Execution
 from expanders.layers import Edges, SparseConv2d, SparseLayer, SparseLinear
 from expanders.seeds import stream
 
@@ -105,6 +106,7 @@ def sparsify(
     skip: Skip | None = None,
     fan: Fan = "dense",
     measures: Literal["default", "full"] = "default",
+    execution: Execution = "auto",
 ) -> Report:
     """Wire a model by random graphs, in place: swap its Conv2d and Linear layers for sparse ones.
 
@@ -125,6 +127,7 @@ def sparsify(
         fan: `"dense"` keeps the values; `"live"` divides them by the square root of the layer's
             density, which restores the scale of the outputs that the dense layer had.
         measures: which measures of the graphs to report, see `expanders.spectra`.
+        execution: how sparse layers compute, see `expanders.execution`.
 
     Returns:
         What was done, layer by layer.
@@ -135,6 +138,8 @@ def sparsify(
     """
     if fan not in ("dense", "live"):
         raise SettingError("init.fan", fan, "must be dense or live")
+    if execution not in get_args(Execution):
+        raise SettingError("execution", execution, "must be auto, dense or sparse")
     reasons = _reasons_to_keep(model, skip)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     chosen = {name: layer for name, layer in layers.items() if name not in reasons}
@@ -147,9 +152,12 @@ def sparsify(
     before = {name: _size(layer) for name, layer in layers.items()}
     swap(model, wiring)
     after = dict(model.named_modules())
-    if fan == "live":
-        for name in wiring:
-            _rescale(after[name])
+    for name in wiring:
+        layer = after[name]
+        assert isinstance(layer, SparseLayer)
+        layer.execution = execution
+        if fan == "live":
+            _rescale(layer)
     reports = [
         _describe(name, layer, after[name], before[name], graph, reasons.get(name), measures)
         for name, layer in layers.items()
@@ -245,8 +253,8 @@ def _shape(name: str, layer: DenseLayer) -> degrees.LayerShape:
 
 
 @torch.no_grad()
-def _rescale(layer: nn.Module) -> None:
-    if isinstance(layer, SparseLayer) and layer.num_edges:
+def _rescale(layer: SparseLayer) -> None:
+    if layer.num_edges:
         layer.weight.mul_(layer.density**-0.5)
 
 

@@ -6,24 +6,34 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
+from expanders.layers import SparseLayer
 from expanders.sparsification import LayerReport, Report
 
-_WIDTH = 120
+_WIDTH = 140
 
 
-def layer_table(report: Report) -> str:
-    """Every layer of a network with its graph and its parameters, and a last line for the whole."""
+def layer_table(report: Report, model: nn.Module) -> str:
+    """Every layer of a network, and the network as a whole.
+
+    Shape, graph, edges, parameters, dead ends, gap (1 - normalised sigma2) and sigma2 over the
+    Ramanujan bound; and whether the layer is computed over its edges (sparse) or densely.
+    """
     table = Table("layer", "shape", "graph", box=None, pad_edge=False)
-    for column in ("edges", "live", "dense", "density", "dead out", "unused in", "σ2/bound"):
+    for column in ("edges", "live", "dense", "density", "dead out", "unused in", "gap", "σ2/bound"):
         table.add_column(column, justify="right")
+    table.add_column("path")
     table.add_column("")
+    modules = dict(model.named_modules())
     for layer in report.layers:
-        table.add_row(*_layer_row(layer))
+        module = modules[layer.name]
+        path = module.path() if isinstance(module, SparseLayer) else "dense"
+        table.add_row(*_layer_row(layer), path, layer.note)
     density = f"{report.live / report.dense:.4f}"
     total = ("network", "", "", f"{report.edges:,}", f"{report.live:,}", f"{report.dense:,}")
     table.add_row(*total, density, style="bold")
-    return _text(table)
+    return "\n".join([_text(table), *_network_line(report)])
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
@@ -47,7 +57,6 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 
 
 def _layer_row(layer: LayerReport) -> tuple[str, ...]:
-    ratio = layer.measures.get("ramanujan_ratio")
     return (
         layer.name,
         "x".join(str(size) for size in layer.shape),
@@ -58,9 +67,26 @@ def _layer_row(layer: LayerReport) -> tuple[str, ...]:
         f"{layer.density:.4f}",
         str(layer.dead_outputs),
         str(layer.unused_inputs),
-        "" if ratio is None else f"{ratio:.3f}",
-        layer.note,
+        _number(layer.measures.get("normalised_gap")),
+        _number(layer.measures.get("ramanujan_ratio")),
     )
+
+
+def _network_line(report: Report) -> list[str]:
+    """Dead ends and paths of the whole network, where they were measured."""
+    network = report.network
+    if not network:
+        return []
+    paths = network["log10_paths"]
+    return [
+        f"{network['effective_share']:.1%} of the weights lie on a path from input to output; "
+        f"{network['dead_outputs']} outputs get no input, {network['unused_inputs']} inputs reach "
+        f"no output" + ("" if paths is None else f"; 10^{paths:.1f} paths")
+    ]
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _text(table: Table) -> str:

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,10 @@ class Settings:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
+        for name, hint in (("precision", Precision), ("compile", CompileMode)):
+            if getattr(self, name) not in get_args(hint):
+                remedy = f"must be {' or '.join(get_args(hint))}"
+                raise SettingError(name, getattr(self, name), remedy)
         if self.epochs < 0:
             raise SettingError("epochs", self.epochs, "must be 0 (no training) or more")
         if self.batch_size < 2:

@@ -18,7 +18,7 @@ GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {
     *("hydra", "wandb", "runs_dir", "restart", "dry_run"),
-    *("device", "num_threads", "checkpoint_minutes"),
+    *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "channels_last"),
 }
 
 
