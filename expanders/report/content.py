@@ -90,7 +90,7 @@ def slug(text: str) -> str:
 
 
 def _overview(found: Sequence[Chapter], runs: Sequence[Run], skipped: Sequence[Skipped]) -> Section:
-    count = Counter(run.state for run in runs)
+    count: Counter[str] = Counter(run.state for run in runs)
     states = [f"{count[state]} {state}" for state in _STATES if state in count]
     text = f"{len(runs)} runs: {', '.join(states)}."
     if skipped:

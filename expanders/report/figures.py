@@ -167,7 +167,7 @@ def training(
 ) -> Figure | None:
     """A metric against the epoch, grouped by cell."""
     name, scale = _METRICS[key]
-    figure, every = panels([column.label for column in table.columns], "epoch", name)
+    figure, every = panels([column.label for column in table.columns], "epoch", name, whole=True)
     for axes, column in zip(every, table.columns, strict=True):
         for index, row in enumerate((*table.rows, DENSE)):
             epochs: dict[float, list[float]] = defaultdict(list)
@@ -192,7 +192,7 @@ def training(
 
 def edges(table: Table, style: dict[str, Style]) -> Figure | None:
     """Edges of each layer, graph models with the same counts drawn as one."""
-    figure, every = panels([column.label for column in table.columns], "layer", "edges")
+    figure, every = panels([column.label for column in table.columns], "layer", "edges", whole=True)
     for axes, column in zip(every, table.columns, strict=True):
         sharing: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for row in (*table.rows, DENSE):

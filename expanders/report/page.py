@@ -20,6 +20,7 @@ h2 { margin-top: 3rem; border-bottom: 2px solid #111; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 thead tr, tbody tr:last-child { border-bottom: 1px solid #111; }
 thead tr { border-top: 1px solid #111; }
+td.pair { min-width: 9.5rem; }
 td.sentence { font-size: .85rem; min-width: 16rem; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top; }
 th[scope=row] { font-weight: normal; white-space: nowrap; }

@@ -16,7 +16,7 @@ from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 from expanders.report.read import DENSE
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "X", "p", "*", "h")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "p", "h", "s", "D")
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 _WIDTH = 7.2  # inches, of a page between its margins
 _PER_ROW = 3
@@ -55,9 +55,9 @@ def styles(rows: Sequence[str]) -> dict[str, Style]:
 
 
 def panels(
-    titles: Sequence[str], xlabel: str, ylabel: str, *, sharey: bool = True
+    titles: Sequence[str], xlabel: str, ylabel: str, *, sharey: bool = True, whole: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel per title, in rows."""
+    """A figure with one panel per title, in rows; `whole` numbers only on the x axis."""
     columns = min(len(titles), _PER_ROW)
     rows = -(-len(titles) // columns)
     width = _WIDTH if columns > 1 else 0.7 * _WIDTH
@@ -67,7 +67,7 @@ def panels(
     for axes, title in zip(every, titles, strict=False):
         axes.set_title(title)
         axes.set_xlabel(xlabel)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=whole))
     for axes in every[len(titles) :]:
         axes.remove()
     for row in grid:
@@ -76,10 +76,11 @@ def panels(
 
 
 def logarithmic(axes: Axes, name: Literal["x", "y"], formatter: Formatter) -> None:
-    """Make an axis logarithmic, with labels at 1, 2 and 5 times the powers of ten."""
+    """Make an axis with data logarithmic: labels at powers of ten, or 1, 2 and 5 times them."""
     axes.set(**{f"{name}scale": "log"})
     axis = axes.xaxis if name == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
     axis.set_major_formatter(formatter)
     axis.set_minor_formatter(NullFormatter())
 

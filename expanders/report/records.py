@@ -97,8 +97,10 @@ def runs(found: Iterable[Run]) -> list[Record]:
 
 
 def to_csv(records: Sequence[Record]) -> str:
-    """Records as CSV with a header; None is empty."""
+    """Records as CSV with a header, nothing at all for no records; None is empty."""
     file = StringIO()
+    if not records:
+        return ""
     fields = list(dict.fromkeys(key for record in records for key in record))
     writer = csv.DictWriter(file, fields, lineterminator="\n")
     writer.writeheader()
