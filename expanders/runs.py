@@ -17,7 +17,7 @@ from expanders import checkpoint
 from expanders.data import Images
 from expanders.errors import SettingError
 from expanders.files import write_json, write_json_lines, write_text
-from expanders.sparsification import Report
+from expanders.layer_report import Report
 from expanders.tables import layer_table, summary_table
 from expanders.tracking import WandbRun, WandbSettings
 from expanders.train import Metrics, Trainer, evaluate
@@ -113,6 +113,8 @@ class Run:
 
     def _continue(self) -> None:
         """Take up the newest checkpoint that is whole, if there is any."""
+        for part_of_a_file in self.folder.glob(".*.pt.*"):  # what a killed process was writing
+            part_of_a_file.unlink()
         paths = [self.folder / "last.pt", self.folder / "previous.pt"]
         for path in filter(Path.exists, paths):
             try:

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from expanders.layer_report import LayerReport, Report
 from expanders.layers import SparseLayer
-from expanders.sparsification import LayerReport, Report
 
 _WIDTH = 140
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import wandb
 
 from expanders.errors import SettingError
-from expanders.sparsification import Report
+from expanders.layer_report import Report
 
 log = logging.getLogger(__name__)
 
