@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from expanders import models
+from expanders.execution import keep_freed_memory
 from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.sparsification import sparsify
 
@@ -200,8 +201,9 @@ def print_memory(options: argparse.Namespace) -> None:
             (options.degree[0], "auto"),
         ):
             arguments = [name, str(degree or ""), execution, str(options.batch_size)]
+            keep = ["--keep-memory"] if options.keep_memory else []
             line = subprocess.run(
-                [sys.executable, __file__, "--measure-memory", *arguments],
+                [sys.executable, __file__, *keep, "--measure-memory", *arguments],
                 check=True, capture_output=True, text=True,
             ).stdout  # fmt: skip
             counted, edges, live, peak, base = map(int, line.split())
@@ -233,15 +235,21 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--keep-memory", action="store_true", help="do not give freed memory back to the system"
+    )
     parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.keep_memory:
+        keep_freed_memory()
     if options.measure_memory:
         name, degree, execution, batch_size = options.measure_memory
         return measure_memory(name, int(degree) if degree else None, execution, int(batch_size))
     print(
         f"{processor()}, {options.threads} threads, load {os.getloadavg()[0]:.1f}; torch "
         f"{torch.__version__}, Python {platform.python_version()}; {options.rounds} rounds"
+        f"{', freed memory is kept' if options.keep_memory else ''}"
     )
     print_speed(options)
     if "memory" in options.part:
