@@ -119,7 +119,7 @@ def summary(comparisons: Sequence[Comparison]) -> str:
     chance = LEVEL * len(tested)
     return (
         f"Of {len(tested)} comparisons over {number} paired seeds, {alone} have an interval that "
-        f"leaves out zero ({chance:.1f} would be expected by chance if all models were equal), and "
+        f"leaves out zero ({chance:.2g} would be expected by chance if all models were equal), and "
         f"{established} hold after Holm's correction for {len(tested)} tests."
     )
 
