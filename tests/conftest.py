@@ -22,6 +22,9 @@ def launch(tmp_path: Path) -> Launch:
 
     def run(*arguments: str, script: str = "launch.py") -> "subprocess.CompletedProcess[str]":
         environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+        # The compiled operator is kept; another home would have it built again in every test.
+        extensions = Path.home() / ".cache" / "torch_extensions"
+        environment.setdefault("TORCH_EXTENSIONS_DIR", str(extensions))
         environment |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
         built_once = str(Path.home() / ".cache" / "torch_extensions")
         environment.setdefault("TORCH_EXTENSIONS_DIR", built_once)
