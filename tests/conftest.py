@@ -10,6 +10,8 @@ import pytest
 
 # Tests run side by side; one thread each. Read when NumPy and PyTorch are first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The compiled operator is kept here also where a test has a home of its own.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "torch_extensions"))
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,12 +24,7 @@ def launch(tmp_path: Path) -> Launch:
 
     def run(*arguments: str, script: str = "launch.py") -> "subprocess.CompletedProcess[str]":
         environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
-        # The compiled operator is kept; another home would have it built again in every test.
-        extensions = Path.home() / ".cache" / "torch_extensions"
-        environment.setdefault("TORCH_EXTENSIONS_DIR", str(extensions))
         environment |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-        built_once = str(Path.home() / ".cache" / "torch_extensions")
-        environment.setdefault("TORCH_EXTENSIONS_DIR", built_once)
         return subprocess.run(
             [sys.executable, str(ROOT / script), *arguments],
             cwd=tmp_path,
