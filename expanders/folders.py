@@ -4,6 +4,7 @@ config.json     the settings that define the run
 graph.json      the report of every layer
 metrics.jsonl   one line per epoch
 best.pt         the network to use; last.pt and previous.pt: those to continue from
+damaged-*.pt    checkpoints that could not be read
 summary.json    the outcome; a run that has one is done
 failure.json    why the last attempt failed
 lock            held by the process that trains here; its content names that process
@@ -66,6 +67,7 @@ def clear(folder: Path) -> None:
     """Remove a run's results from its folder, the summary first; logs stay."""
     for name in (
         *("summary.json", "failure.json", "last.pt", "previous.pt", "best.pt"),
+        *("damaged-last.pt", "damaged-previous.pt"),
         *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
     ):
         (folder / name).unlink(missing_ok=True)
