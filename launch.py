@@ -25,9 +25,11 @@ from omegaconf.errors import OmegaConfBaseException
 from expanders import folders
 from expanders.checks import check_arguments
 from expanders.errors import DivergedError, SettingError
+from expanders.files import write_json
 from hydra_plugins.expanders_sweeper.naming import (
     GROUPS,
     Settings,
+    cell_of,
     definition_of,
     label_of,
     resolved,
@@ -109,6 +111,7 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
             return folders.summary(folder)
         try:
             (folder / "failure.json").unlink(missing_ok=True)
+            write_json(folder / "config.json", definition)
             return prepare(config, definition, folder, turn).execute()
         except Exception as error:
             folders.mark_failed(folder, error)
@@ -175,7 +178,9 @@ def prepare(config: Config, definition: Settings, folder: Path, turn: int) -> "R
         settings=settings,
         seed=data_seed,
     )
-    wandb = tracking.WandbSettings(**config.wandb).named(label_of(definition), config.seed)
+    wandb = tracking.WandbSettings(**config.wandb).named(
+        label_of(definition), config.seed, cell_of(definition)
+    )
     return runs.Run(
         folder=folder,
         config=definition,

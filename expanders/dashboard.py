@@ -121,8 +121,8 @@ def build(project: str, entity: str) -> Any:
         "Accuracy against expansion": [
             panels.ScatterPlot(title=title, x=panels.SummaryMetric(key), y=accuracy, z=degree)
             for key, title in (
-                ("graph/normalised_gap", "normalised gap (depth: degree)"),
-                ("graph/ramanujan_ratio", "σ2 / Ramanujan bound (depth: degree)"),
+                ("graph/normalised_gap_mean", "normalised gap (depth: degree)"),
+                ("graph/ramanujan_ratio_mean", "σ2 / Ramanujan bound (depth: degree)"),
             )
         ],
         "Training, grouped by cell": [curves(m) for m in ("val/accuracy", "train/loss")],

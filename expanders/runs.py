@@ -57,7 +57,6 @@ class Run:
         """
         log.info("%s", layer_table(self.report, self.trainer.model))
         self._continue()
-        write_json(self.folder / "config.json", self.config)
         write_json(self.folder / "graph.json", self.report.to_dict())
         tracker = WandbRun(self.wandb, self.folder, self.config, self._wandb_id())
         try:

@@ -40,12 +40,12 @@ class WandbSettings:
     job_type: str = "train"
     tags: Sequence[str] = ()
 
-    def named(self, label: str, seed: int) -> Self:
+    def named(self, label: str, seed: int, group: str) -> Self:
         """The same, with name, group and tags made of the run's label where none were given."""
         return replace(
             self,
             name=self.name or f"{label}-s{seed}",
-            group=self.group or label,
+            group=self.group or group,
             tags=[*label.split("-"), *self.tags],
         )
 

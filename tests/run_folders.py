@@ -63,7 +63,7 @@ def write_run(
     _json(folder / "graph.json", {"layers": report})
     (folder / "last.pt").write_bytes(b"")
     if accuracy is not None:
-        gap = {"graph/normalised_gap": 0.1, "graph/ramanujan_ratio": 0.95}
+        gap = {"graph/normalised_gap_mean": 0.1, "graph/ramanujan_ratio_mean": 0.95}
         no_gap = dict.fromkeys(gap)
         size = {"params/live": 14_990_922 if graph == "dense" else live, "params/dense": 14_990_922}
         values = size | (no_gap if graph == "dense" else gap | (measures or {}))

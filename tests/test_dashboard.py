@@ -52,8 +52,11 @@ def test_the_views():
     assert degree["xAxis"] == "config:degree.value.value"
     assert parameters["xAxis"] == "summary:params/live"
     gap, bound = (panel["config"] for panel in views["Accuracy against expansion"])
-    assert (gap["xAxis"], gap["yAxis"]) == ("summary:graph/normalised_gap", "summary:test/accuracy")
-    assert bound["xAxis"] == "summary:graph/ramanujan_ratio"
+    assert (gap["xAxis"], gap["yAxis"]) == (
+        "summary:graph/normalised_gap_mean",
+        "summary:test/accuracy",
+    )
+    assert bound["xAxis"] == "summary:graph/ramanujan_ratio_mean"
     for panel in views["Training, grouped by cell"]:
         assert panel["config"]["groupBy"] == "group"
         assert panel["config"]["xAxis"] == "epoch"

@@ -27,7 +27,7 @@ def report(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     for seed in range(2):
         for degree in (3, 8):
-            bound = {"graph/ramanujan_ratio": 0.9 + 0.1 * seed}
+            bound = {"graph/ramanujan_ratio_mean": 0.9 + 0.1 * seed}
             write_run(runs, "rreg", degree, seed, 0.9 + 0.01 * seed, measures=bound)
             write_run(runs, "xnet", degree, seed, 0.8 + 0.02 * seed, live=120_000)
         write_run(runs, "dense", seed=seed, accuracy=0.95)

@@ -55,8 +55,8 @@ def test_a_run_that_failed_first_and_then_finished_counts_as_finished(tmp_path):
 
 
 def test_null_and_odd_values_are_no_numbers(tmp_path):
-    write_run(tmp_path, measures={"graph/normalised_gap": None})
-    assert "graph/normalised_gap" not in only(tmp_path).summary
+    write_run(tmp_path, measures={"graph/normalised_gap_mean": None})
+    assert "graph/normalised_gap_mean" not in only(tmp_path).summary
     assert [number(v) for v in (True, "1", None, float("nan"), float("inf"), 2, 0.5)] == [
         None, None, None, None, None, 2, 0.5,
     ]  # fmt: skip

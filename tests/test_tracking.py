@@ -40,7 +40,7 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
     caplog.set_level("INFO")
     model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
     report = sparsify(model, skip=())
-    settings = WandbSettings(tags=["mine"]).named("vgg16bn-digits-rreg-d3", 7)
+    settings = WandbSettings(tags=["mine"]).named("vgg16bn-digits-rreg-d3", 7, "cell")
     config = {"model": {"_target_": "x.y"}, "optimizer": {"lr": 0.1}, "seed": 7}
 
     run = WandbRun(settings, tmp_path, config, run_id="abc123")
@@ -55,7 +55,7 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
     assert first["config"]["update"] | config == first["config"]["update"]
     assert first["display_name"] == "vgg16bn-digits-rreg-d3-s7"
     assert first["run_id"] == "abc123"
-    assert first["run_group"] == "vgg16bn-digits-rreg-d3"
+    assert first["run_group"] == "cell"
     assert first["job_type"] == "train"
     assert set(first["tags"]) == {"vgg16bn", "digits", "rreg", "d3", "mine"}
     history = of_type(rows, "history")

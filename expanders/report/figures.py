@@ -70,8 +70,8 @@ def pictures(table: Table, rows: Sequence[str], prefix: str) -> Iterator[Picture
     views: dict[str, Callable[[], Figure | None]] = {
         "accuracy": lambda: by_column(table, style),
         "parameters": lambda: by_parameters(table, style),
-        "gap": lambda: by_measure(table, style, "graph/normalised_gap", "normalised gap"),
-        "bound": lambda: by_measure(table, style, "graph/ramanujan_ratio", "σ2 / bound"),
+        "gap": lambda: by_measure(table, style, "graph/normalised_gap_mean", "normalised gap"),
+        "bound": lambda: by_measure(table, style, "graph/ramanujan_ratio_mean", "σ2 / bound"),
         "validation": lambda: training(table, style, histories, "val/accuracy"),
         "loss": lambda: training(table, style, histories, "train/loss"),
         "layers": lambda: edges(table, style),
@@ -154,7 +154,7 @@ def by_measure(table: Table, style: dict[str, Style], key: str, label: str) -> F
                 x = [run.summary[key] for run in runs_of_row]
                 y = [100 * run.accuracy for run in runs_of_row]
                 axes.plot(x, y, **style[row] | {"linestyle": "None"}, label=row, alpha=0.85)
-        if key == "graph/ramanujan_ratio":
+        if key == "graph/ramanujan_ratio_mean":
             axes.axvline(1, color="black", linestyle=":", linewidth=1)
     return figure
 

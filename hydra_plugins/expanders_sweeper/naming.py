@@ -51,11 +51,20 @@ def label_of(definition: Settings) -> str:
     return "-".join(words)
 
 
+def cell_of(definition: Settings) -> str:
+    """The label and a digest of all that defines the run but its seeds: equal for repetitions."""
+    settings = {key: value for key, value in definition.items() if key not in ("seed", "seeds")}
+    return f"{label_of(definition)}-{_digest(settings)}"
+
+
 def run_name(*, _root_: DictConfig) -> str:
     """The label, the seed, and a digest of all that defines the run."""
     definition = definition_of(resolved(_root_), _root_.hydra.runtime.choices)
-    digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{label_of(definition)}-s{definition['seed']}-{digest}"
+    return f"{label_of(definition)}-s{definition['seed']}-{_digest(definition)}"
+
+
+def _digest(settings: Settings) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def register_resolver() -> None:
