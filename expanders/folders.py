@@ -113,7 +113,7 @@ def locked(folder: Path) -> Iterator[bool]:
         SettingError: if another process has the lock, with the name of that process; or if the
             drive has no locks.
     """
-    job = os.environ.get("SLURM_JOB_ID")
+    job = _slurm_job()
     name = f"process {os.getpid()} on {socket.gethostname()}"
     with (folder / "lock").open("a+") as file:
         _acquire(file, folder, _PATIENCE if job else 0)
@@ -124,6 +124,12 @@ def locked(folder: Path) -> Iterator[bool]:
         file.write(name + suffix)
         file.flush()
         yield requeued
+
+
+def _slurm_job() -> str | None:
+    """The present job as Slurm's commands name it: 17, or 17_3 in an array."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def _acquire(file: TextIO, folder: Path, patience: float) -> None:

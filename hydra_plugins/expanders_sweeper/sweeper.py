@@ -119,7 +119,7 @@ class GridSweeper(BasicSweeper):
         """List the cells that are not done, with the reasons."""
         left = [cell for cell in cells if cell.state != State.DONE]
         for cell in left:
-            reason = errors.get(cell.folder) or folders.failure(cell.folder) or "was cut off"
+            reason = errors.get(cell.folder) or folders.failure(cell.folder) or "did not end"
             log.error("%-9s  %s: %s", cell.state, cell.folder, reason)
         if left:
             remedy = "the same command tries them again"
