@@ -1,0 +1,244 @@
+"""Networks rebuilt from operators that every runtime has, for inference.
+
+`gathered` keeps only live weights, `dense` fills the missing ones with zeros; `without_norms`
+folds batch norms into the convolutions before them. All return copies.
+"""
+
+import copy
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
+
+_log = logging.getLogger(__name__)
+
+
+class OnPixels(nn.Module):
+    """A network behind its normalisation: takes pixels of 0..255, float32 (N, 3, H, W).
+
+    `mean` and `std` are per channel, in units of 0..255.
+    """
+
+    pixel_mean: Tensor  # not `mean`: PyTorch 2.6 gives that name to pooling, in the same ONNX graph
+    pixel_scale: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("pixel_scale", 1 / torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits of images (N, 3, H, W)."""
+        return self.network((pixels - self.pixel_mean) * self.pixel_scale)  # type: ignore[no-any-return]
+
+
+# ------------------------------------------------------------------------------------ sparse layers
+
+
+class GatheredConv2d(nn.Module):
+    """A sparse convolution as a sum of depthwise ones over gathered inputs.
+
+    Slot j has the j-th edge of every output that has more than j edges. It gathers one input
+    channel for each of them and convolves each with its own kernel. Outputs are sorted by degree,
+    the highest first, so that each slot adds to the first outputs of the slot before it. Together
+    the slots hold every live kernel once and nothing else. (A grouped convolution per degree would
+    hold the same weights; onnxruntime took 3 to 4 times as long for it.)
+    """
+
+    dead: Tensor
+    place: Tensor
+
+    def __init__(self, layer: SparseConv2d) -> None:
+        super().__init__()
+        edges, weight = layer.edges, layer.weight.detach()
+        if layer.num_edges == 0:  # the size of the output comes from some convolution
+            edges, weight = edges.new_zeros(2, 1), weight.new_zeros(1, *layer.kernel_size)
+        bias = weight.new_zeros(layer.num_right) if layer.bias is None else layer.bias.detach()
+        degrees = torch.bincount(edges[1], minlength=layer.num_right)
+        order = degrees.argsort(descending=True, stable=True)
+        first_edge = degrees.cumsum(0) - degrees
+
+        symmetric = _is_symmetric(layer.margins) and layer.padding_mode == "zeros"
+        self.margins = None if symmetric else layer.margins
+        self.mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        padding = (layer.margins[2], layer.margins[0]) if symmetric else (0, 0)
+        self.slots = nn.ModuleList()
+        for slot in range(int(degrees.max())):
+            outputs = order[: int((degrees > slot).sum())]
+            edge = first_edge[outputs] + slot
+            depthwise = nn.Conv2d(
+                *(len(outputs), len(outputs), layer.kernel_size),
+                stride=layer.stride,
+                padding=padding,
+                dilation=layer.dilation,
+                groups=len(outputs),
+                device="meta",
+            )
+            depthwise.weight = nn.Parameter(weight[edge, None])
+            depthwise.bias = nn.Parameter(bias[outputs]) if slot == 0 else None
+            self.slots.append(nn.Sequential(_Gather(edges[0, edge]), depthwise))
+        self.register_buffer("dead", bias[order[int((degrees > 0).sum()) :]].view(1, -1, 1, 1))
+        self.register_buffer("place", order.argsort().to(torch.int32))
+        self.is_sorted = bool((order.diff() > 0).all())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x`, (N, num_left, H, W)."""
+        if self.margins is not None:
+            x = F.pad(x, self.margins, self.mode)
+        *others, last = self.slots
+        y: Tensor = last(x)
+        for slot in reversed(others):
+            z = slot(x)
+            missing = z.shape[1] - y.shape[1]
+            y = z + (F.pad(y, (0, 0, 0, 0, 0, missing)) if missing else y)
+        if self.dead.shape[1]:
+            y = torch.cat([y, self.dead.expand(y.shape[0], -1, *y.shape[2:])], 1)
+        return y if self.is_sorted else y.index_select(1, self.place)
+
+
+class _Gather(nn.Module):
+    """The given channels."""
+
+    channels: Tensor
+
+    def __init__(self, channels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("channels", channels.to(torch.int32))  # half the file of int64
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.channels)
+
+
+class GatheredLinear(nn.Module):
+    """A sparse linear layer as the 1x1 convolution of a single pixel."""
+
+    def __init__(self, layer: SparseLinear) -> None:
+        super().__init__()
+        conv = SparseConv2d(layer.num_left, layer.num_right, (1, 1), layer.edges)
+        conv.weight = nn.Parameter(layer.weight.detach()[:, None, None])
+        conv.bias = layer.bias
+        self.conv = GatheredConv2d(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `x`, (..., num_left)."""
+        y: Tensor = self.conv(x.reshape(-1, x.shape[-1], 1, 1))
+        return y.reshape(*x.shape[:-1], -1)
+
+
+def gathered(model: nn.Module) -> nn.Module:
+    """A copy with every sparse layer in plain operators, as gathers where that is smaller.
+
+    An edge costs its kernel and the number of its input channel. For 3x3 kernels gathers are
+    smaller below a density of 0.9, for 1x1 kernels below 0.5; beyond it the layer becomes dense.
+    """
+
+    def rebuild(layer: SparseLayer) -> nn.Module:
+        kernel = math.prod(layer.weight.shape[1:])
+        if layer.density >= kernel / (kernel + 1):
+            return _dense_layer(layer)
+        if isinstance(layer, SparseConv2d):
+            return GatheredConv2d(layer)
+        assert isinstance(layer, SparseLinear)
+        return GatheredLinear(layer)
+
+    return _with_layers(model, rebuild)
+
+
+def dense(model: nn.Module) -> nn.Module:
+    """A copy with an `nn.Conv2d` or `nn.Linear` for every sparse layer, zero off the graph."""
+    return _with_layers(model, _dense_layer)
+
+
+def _dense_layer(layer: SparseLayer) -> nn.Module:
+    plain: nn.Conv2d | nn.Linear
+    if isinstance(layer, SparseConv2d):
+        plain = nn.Conv2d(
+            *(layer.num_left, layer.num_right, layer.kernel_size),
+            stride=layer.stride,
+            # Only "same" with an even kernel adds more on one side than on the other.
+            padding=(layer.margins[2], layer.margins[0])
+            if _is_symmetric(layer.margins)
+            else "same",
+            dilation=layer.dilation,
+            padding_mode=layer.padding_mode,  # type: ignore[arg-type]
+            device="meta",
+        )
+    else:
+        plain = nn.Linear(layer.num_left, layer.num_right, device="meta")
+    plain.weight = nn.Parameter(layer.dense_weight().detach())
+    plain.bias = layer.bias
+    return plain
+
+
+def _is_symmetric(margins: tuple[int, int, int, int]) -> bool:
+    left, right, top, bottom = margins
+    return (left, top) == (right, bottom)
+
+
+def _with_layers(model: nn.Module, rebuild: Callable[[SparseLayer], nn.Module]) -> nn.Module:
+    model = copy.deepcopy(model)
+    rebuilt: dict[int, nn.Module] = {}  # a layer may sit in several places
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(layer, SparseLayer):
+            if id(layer) not in rebuilt:
+                rebuilt[id(layer)] = rebuild(layer)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, rebuilt[id(layer)])
+    return model.eval()
+
+
+# -------------------------------------------------------------------------------------- batch norms
+
+
+def without_norms(model: nn.Module) -> nn.Module:
+    """A copy in which each batch norm right after a convolution is folded into it.
+
+    A network whose flow of tensors cannot be traced keeps its norms, and so do convolutions and
+    norms that are used more than once.
+    """
+    model = copy.deepcopy(model).eval()
+    try:
+        network = fx.GraphModule(model, _Tracer().trace(model))
+    except Exception as error:  # a tracer fails in as many ways as Python has
+        _log.warning("batch norms are not folded: %s", " ".join(str(error).split()))
+        return model
+    modules = dict(network.named_modules(remove_duplicate=False))
+    calls = [node for node in network.graph.nodes if node.op == "call_module"]
+    uses = Counter(id(modules[call.target]) for call in calls)
+    for call in calls:
+        norm, source = modules[call.target], call.args[0]
+        conv = modules.get(source.target) if source.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d | SparseConv2d):
+            continue
+        once = len(source.users) == 1 and uses[id(norm)] == uses[id(conv)] == 1
+        if once and norm.affine and norm.running_var is not None:
+            _fold(conv, norm)
+            call.replace_all_uses_with(source)
+            network.graph.erase_node(call)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, SparseLayer) or super().is_leaf_module(module, name)
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d | SparseConv2d, norm: nn.BatchNorm2d) -> None:
+    """Give `conv` the scale and the shift of the batch norm after it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    per_kernel = scale[conv.edges[1]] if isinstance(conv, SparseConv2d) else scale
+    conv.weight.mul_(per_kernel.view(-1, *[1] * (conv.weight.ndim - 1)))
+    conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * scale + shift)
