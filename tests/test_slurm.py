@@ -1,0 +1,72 @@
+"""A sweep on a real Slurm: started, requeued, cancelled, continued."""
+
+import os
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.outcomes import metrics, outcomes, started, wait_for
+from tests.slurm_cluster import cluster, missing
+
+SWEEP = (
+    *("-m", "model=resnet32", "graph=rreg,xnet,random", "dataset=image_folder"),
+    *("batch_size=4", "epochs=60", "num_threads=1", "wandb.mode=disabled"),
+    "checkpoint_minutes=0.001",
+)
+ON_SLURM = (
+    *("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=0"),
+    "hydra.launcher.mem_gb=1",
+)
+
+
+def slurm_job(folder):
+    """The job that trains in a folder."""
+    named = re.search(r"Slurm job (\S+)\)", (folder / "lock").read_text())
+    return named[1]
+
+
+def in_training(runs):
+    """The folders of the runs that are beyond their first epoch."""
+    return [path.parent for path in runs.glob("*/metrics.jsonl") if len(metrics(path.parent)) > 1]
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(bool(missing()), reason=f"Slurm is {missing()}")
+def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
+    """Three cells on two nodes; the first two jobs are interrupted in mid-training."""
+    command = (*SWEEP, f"dataset.root={few_images}")
+    for name in ("undisturbed", "work"):
+        (tmp_path / name).mkdir()
+    work = tmp_path / "work"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    with cluster(tmp_path / "slurm", environment) as slurm:
+        with started(work, *command, *ON_SLURM, environment=slurm.environment) as sweep:
+            log = work / "started.log"
+            wait_for(
+                lambda: sweep.poll() is not None or len(in_training(work / "runs")) == 2, "jobs"
+            )
+            assert sweep.poll() is None, log.read_text()
+            requeued, cancelled = sorted(in_training(work / "runs"), key=slurm_job)
+            slurm.run("scontrol", "requeue", slurm_job(requeued))
+            slurm.run("scancel", slurm_job(cancelled))
+            done = len(metrics(requeued))
+            wait_for(lambda: sweep.poll() is not None, "the end of the sweep", 240)
+        assert sweep.returncode == 1
+        assert "error: 1 of 3 cells are not done; the same command tries them" in log.read_text()
+        assert set(outcomes(work / "runs")) == {
+            path.name for path in (work / "runs").iterdir() if path.is_dir()
+        } - {cancelled.name, ".submitit"}
+        assert "Continuing after" in (requeued / "run.log").read_text()
+        assert len(metrics(requeued)) == 60 > done
+
+        with started(work, *command, *ON_SLURM, environment=slurm.environment) as sweep:
+            wait_for(lambda: sweep.poll() is not None, "the end of the second sweep", 240)
+        assert sweep.returncode == 0, log.read_text()
+        assert "3 cells: 1 to resume, 2 done" in log.read_text()
+        assert "Continuing after" in (cancelled / "run.log").read_text()
+
+    with started(tmp_path / "undisturbed", *command, "hydra/launcher=local") as sweep:
+        wait_for(lambda: sweep.poll() is not None, "the undisturbed sweep", 240)
+    assert outcomes(work / "runs") == outcomes(tmp_path / "undisturbed" / "runs")
