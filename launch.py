@@ -38,6 +38,7 @@ from hydra_plugins.expanders_sweeper.naming import (
 if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do without it
     import torch
 
+    from expanders.distributed import Team
     from expanders.runs import Run
 
 log = logging.getLogger(__name__)
@@ -102,23 +103,34 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
     if config.dry_run:
         log.info("%-9s  %s", folders.state(folder), folder)
         return {}
+    from expanders import distributed
+
+    team = distributed.join(choose_device(config.device, turn))
+    if not team.is_writer:
+        logging.disable(logging.WARNING)
+        team.wait()  # for the writer, who sees to the folder
+        if folders.state(folder) != folders.State.DONE:
+            prepare(config, definition, folder, turn, team).follow()
+        return {}
     with folders.locked(folder) as requeued:
         if config.restart and not requeued:
             folders.clear(folder)
         folders.check_unchanged(folder, definition)
         if folders.state(folder) == folders.State.DONE:
             log.info("Finished before, in %s; restart=true trains again.", folder)
+            team.wait()
             return folders.summary(folder)
         try:
             (folder / "failure.json").unlink(missing_ok=True)
             write_json(folder / "config.json", definition)
-            return prepare(config, definition, folder, turn).execute()
+            team.wait()
+            return prepare(config, definition, folder, turn, team).execute()
         except Exception as error:
             folders.mark_failed(folder, error)
             raise
 
 
-def prepare(config: Config, definition: Settings, folder: Path, turn: int) -> "Run":
+def prepare(config: Config, definition: Settings, folder: Path, turn: int, team: "Team") -> "Run":
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
@@ -177,6 +189,7 @@ def prepare(config: Config, definition: Settings, folder: Path, turn: int) -> "R
         transform=transform,
         settings=settings,
         seed=data_seed,
+        team=team,
     )
     wandb = tracking.WandbSettings(**config.wandb).named(
         label_of(definition), config.seed, cell_of(definition)

@@ -57,6 +57,8 @@ class Run:
         """
         log.info("%s", layer_table(self.report, self.trainer.model))
         self._continue()
+        self.trainer.team.wait()  # the others read the same checkpoint,
+        self.trainer.team.wait()  # and have done so before there is another one
         write_json(self.folder / "graph.json", self.report.to_dict())
         tracker = WandbRun(self.wandb, self.folder, self.config, self._wandb_id())
         try:
@@ -70,6 +72,14 @@ class Run:
         write_json(self.folder / "summary.json", summary)
         log.info("%s", summary_table(summary))
         return summary
+
+    def follow(self) -> None:
+        """What every other process of a team does: train with the writer, and write nothing."""
+        self.trainer.team.wait()
+        self._continue()
+        self.trainer.team.wait()
+        while self.trainer.epoch < self.trainer.settings.epochs:
+            self.trainer.run_epoch()
 
     def _train(self, tracker: WandbRun) -> None:
         trainer = self.trainer
@@ -127,7 +137,8 @@ class Run:
             part = self.trainer.part
             steps = f" and {len(part.losses)} steps" if part else ""
             log.info("Continuing after %d epochs%s, from %s", self.trainer.epoch, steps, path)
-            write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
+            if self.trainer.team.is_writer:
+                write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
             return
         if any(self.folder.glob("damaged-*.pt")):
             log.warning("No checkpoint in %s is whole: starting over", self.folder)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from expanders.data import Images, Transform, batches
+from expanders.distributed import Team
 from expanders.errors import DivergedError, SettingError
 from expanders.seeds import derive
 
@@ -93,6 +94,7 @@ class Trainer:
         transform: from stored pixels to inputs.
         settings: how to train.
         seed: of order, augmentation and dropout.
+        team: the processes that train together; each has all images and computes its share.
         history: the metrics of the epochs done so far.
         part: what the present epoch has gathered, or None between epochs.
         first_step_seconds: how long this process took for its first step, compiling included.
@@ -106,6 +108,7 @@ class Trainer:
     transform: Transform
     settings: Settings
     seed: int
+    team: Team = field(default_factory=Team)
     history: list[Metrics] = field(default_factory=list)
     part: PartOfEpoch | None = None
     first_step_seconds: float | None = None
@@ -114,7 +117,8 @@ class Trainer:
         self._device = self.train.pixels.device
         if self.settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self._compiled = _compiled(self.model, self.settings.compile, self._device)
+        self._parallel = self.team.parallel(self.model)
+        self._compiled = _compiled(self._parallel, self.settings.compile, self._device)
 
     @property
     def epoch(self) -> int:
@@ -178,9 +182,13 @@ class Trainer:
 
     @property
     def _images_per_epoch(self) -> int:
-        """All, but for a last batch of one image, on which batch norm cannot train."""
+        """All, but for a last batch of one image, on which batch norm cannot train.
+
+        Several processes leave out a last batch that has no image for each of them.
+        """
         count = len(self.train)
-        return count - 1 if count % self.settings.batch_size == 1 else count
+        left_over = count % self.settings.batch_size
+        return count - left_over if left_over < max(2, self.team.size) else count
 
     def _train_epoch(self, on_step: Callable[[int], object]) -> Metrics:
         device = self._device
@@ -196,10 +204,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             rest = batches(self.train, size, order[done * size :])
             for step, (pixels, labels) in enumerate(rest, start=done):
-                torch.manual_seed(derive(self.seed, "dropout", self.epoch, step))
-                loss, logits = self._step(self._augmented(pixels, step), labels)
+                torch.manual_seed(derive(self.seed, "dropout", self.epoch, step, self.team.rank))
+                loss, correct = self._step(self._augmented(pixels, step), labels)
                 self.part.losses.append(loss)
-                self.part.correct += (logits.argmax(1) == labels).sum()
+                self.part.correct += correct
                 on_step(len(labels))
                 if self.first_step_seconds is None:
                     self._synchronise()
@@ -210,6 +218,7 @@ class Trainer:
         generator = self._generator("augmentation", step)
         height, width = pixels.shape[-2:]
         parameters = self.transform.draw(len(pixels), height, width, generator)
+        pixels, parameters = self.team.share(pixels), self.team.share(parameters)
         return self._laid_out(self.transform.train(pixels, parameters))
 
     def _laid_out(self, inputs: Tensor) -> Tensor:
@@ -218,19 +227,29 @@ class Trainer:
         return inputs
 
     def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step; returns loss and logits, detached and still on the device."""
+        """One optimizer step on a batch; `inputs` are this process's share of it.
+
+        Returns the batch's mean loss and number of correct images, still on the device.
+        """
         # What is compiled is compiled for one size: a smaller last batch would double the wait.
-        whole = len(inputs) == self.settings.batch_size
+        whole = len(labels) == self.settings.batch_size
+        images, labels = len(labels), self.team.share(labels)
         bf16 = self.settings.precision == "bf16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-            logits = (self._compiled if whole else self.model)(inputs)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+            logits = (self._compiled if whole else self._parallel)(inputs)
+            smoothing = self.settings.label_smoothing
+            total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+            loss = total / images
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self.team.size).backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
         self.optimizer.step()
-        return loss.detach(), logits.detach()
+        correct = (logits.detach().argmax(1) == labels).sum()
+        if self.team.size == 1:
+            return loss.detach(), correct
+        loss, correct = self.team.sum(torch.stack([loss.detach().double(), correct.double()]))
+        return loss.float(), correct.long()
 
     def _summarise(self) -> Metrics:
         """Mean over images; the epoch's one synchronisation with the device is here."""
