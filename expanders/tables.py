@@ -11,7 +11,7 @@ from torch import nn
 from expanders.layer_report import LayerReport, Report
 from expanders.layers import SparseLayer
 
-_WIDTH = 140
+_WIDTH = 200  # columns take what they need; nothing is cut
 
 
 def layer_table(report: Report, model: nn.Module) -> str:
