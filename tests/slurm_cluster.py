@@ -130,9 +130,14 @@ def cluster(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
 def _daemon(command: list[str], it: Cluster) -> Iterator[None]:
     program = _path(command[0])
     assert program is not None
+    # Should this process be killed, the kernel ends the daemons.
+    dies_with_us = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
     with (it.folder / "daemons.out").open("a") as output:
         process = subprocess.Popen(
-            [program, *command[1:]], env=it.environment, stdout=output, stderr=output
+            [*dies_with_us, program, *command[1:]],
+            env=it.environment,
+            stdout=output,
+            stderr=output,
         )
     try:
         yield

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -87,6 +89,21 @@ def test_optimizers_and_schedules_step(option, schedule):
     optimizer.step()
     steps.step()
     assert torch.all(weight != 0)
+
+
+@pytest.mark.parametrize("option", options("hydra/launcher"))
+def test_launchers_can_be_had_and_know_their_parameters(option):
+    cfg = composed(f"hydra/launcher={option}", return_hydra_config=True)
+    launcher = Plugins.instance()._instantiate(cfg.hydra.launcher)
+    assert isinstance(launcher, Launcher)
+
+
+def test_a_sweep_takes_the_gpus_by_turns(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = [str(launch.choose_device("auto", turn)) for turn in range(3)]
+    assert chosen == ["cuda:0", "cuda:1", "cuda:0"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert launch.choose_device("auto", 3) == torch.device("cpu")
 
 
 PAPER = {  # (lr, weight decay, lr floor), batch size on CIFAR-10, on Tiny ImageNet

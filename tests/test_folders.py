@@ -1,8 +1,10 @@
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,56 @@ with folders.locked(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)
 """
+
+
+def test_a_job_of_slurm_waits_for_the_process_that_it_replaces(tmp_path, monkeypatch, caplog):
+    """Which is about to be killed; one of a user would be refused at once."""
+    caplog.set_level("INFO")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        threading.Timer(0.5, holder.kill).start()
+        with folders.locked(tmp_path):
+            pass
+    assert f"process {holder.pid} on" in caplog.text
+    assert "is training in this folder: waiting for up to 60 s" in caplog.text
+
+
+def test_a_requeued_job_is_told_from_another_one(tmp_path, monkeypatch):
+    """`restart=true` holds once for a job, not again when it goes on after a requeue."""
+    first = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    second = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "11"}
+    seen = []
+    for variables in (first, first, second, {}, {}, first):
+        with monkeypatch.context() as patch:
+            for name in first:
+                patch.delenv(name, raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            with folders.locked(tmp_path) as requeued:
+                seen.append(requeued)
+    assert seen == [False, True, False, False, False, False]
+    with monkeypatch.context() as patch:
+        for name, value in second.items():
+            patch.setenv(name, value)
+        with folders.locked(tmp_path):
+            assert "(Slurm job 7_11)" in (tmp_path / "lock").read_text()
+
+
+def test_a_drive_without_locks_is_named(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(folders.fcntl, "flock", flock)
+    with (
+        pytest.raises(
+            SettingError, match=r"^runs_dir=.*: its drive has no file locks \(Function n"
+        ),
+        folders.locked(tmp_path),
+    ):
+        pass
 
 
 def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):

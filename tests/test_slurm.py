@@ -48,13 +48,15 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
                 lambda: sweep.poll() is not None or len(in_training(work / "runs")) == 2, "jobs"
             )
             assert sweep.poll() is None, log.read_text()
-            requeued, cancelled = sorted(in_training(work / "runs"), key=slurm_job)
+            cancelled, requeued = sorted(in_training(work / "runs"), key=slurm_job)
             slurm.run("scontrol", "requeue", slurm_job(requeued))
-            slurm.run("scancel", slurm_job(cancelled))
+            lost = slurm_job(cancelled)
+            slurm.run("scancel", lost)
             done = len(metrics(requeued))
             wait_for(lambda: sweep.poll() is not None, "the end of the sweep", 240)
         assert sweep.returncode == 1
         assert "error: 1 of 3 cells are not done; the same command tries them" in log.read_text()
+        assert f"Slurm job {lost} ended without a result (CANCELLED)" in log.read_text()
         assert set(outcomes(work / "runs")) == {
             path.name for path in (work / "runs").iterdir() if path.is_dir()
         } - {cancelled.name, ".submitit"}
