@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -45,6 +44,8 @@ def _lost_jobs_as_failures() -> Iterator[None]:
 
     There is no option for this, and no method of the launcher between the jobs and their results.
     """
+    from unittest.mock import patch
+
     from submitit.core.utils import UncompletedJobError
     from submitit.slurm.slurm import SlurmJob
 
