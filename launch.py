@@ -105,6 +105,8 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
         return {}
     from expanders import distributed
 
+    rank = distributed.local_rank()
+    turn = turn if rank is None else rank
     team = distributed.join(choose_device(config.device, turn))
     if not team.is_writer:
         logging.disable(logging.WARNING)
@@ -238,18 +240,20 @@ def check_node(node: Settings, name: str) -> None:
 def choose_device(name: str, turn: int = 0) -> "torch.device":
     """The device that the user named, if it is there.
 
-    `auto` is a GPU, of several the one whose turn it is, or else the CPU.
+    `cuda` is a GPU, of several the one whose turn it is; `auto` that, or else the CPU.
     """
     import torch
 
+    gpus = torch.cuda.device_count()
+    if name in ("auto", "cuda") and gpus:
+        return torch.device("cuda", turn % gpus)
     if name == "auto":
-        gpus = torch.cuda.device_count()
-        return torch.device("cuda", turn % gpus) if gpus else torch.device("cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise SettingError("device", name, "must be auto, cpu, cuda or cuda:NUMBER") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and (device.index or 0) >= gpus:
         raise SettingError("device", name, "there is no such GPU here; use device=cpu or auto")
     return device
 

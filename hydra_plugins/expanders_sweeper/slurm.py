@@ -44,8 +44,6 @@ def _lost_jobs_as_failures() -> Iterator[None]:
 
     There is no option for this, and no method of the launcher between the jobs and their results.
     """
-    from unittest.mock import patch
-
     from submitit.core.utils import UncompletedJobError
     from submitit.slurm.slurm import SlurmJob
 
@@ -59,5 +57,8 @@ def _lost_jobs_as_failures() -> Iterator[None]:
             return [JobReturn(status=JobStatus.FAILED, _return_value=error)]
         return found
 
-    with patch.object(SlurmJob, "results", results):
+    SlurmJob.results = results  # type: ignore[method-assign, assignment]
+    try:
         yield
+    finally:
+        SlurmJob.results = original  # type: ignore[method-assign]
