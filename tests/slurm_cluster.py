@@ -1,6 +1,6 @@
-"""A Slurm cluster of two nodes on this machine, for tests: real daemons, everything in one folder.
+"""A Slurm cluster of two nodes on this machine, for tests: real daemons, in one folder.
 
-Nothing outside the folder is touched: the daemons run as the present user on free ports of the
+Nothing else is touched: the daemons run as the present user on free ports of the
 loopback address, with a munge key of their own.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue")
 NODES = ("node1", "node2")
@@ -31,8 +32,8 @@ StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd-%n.log
+SlurmctldLogFile={logs}/slurmctld.log
+SlurmdLogFile={logs}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -64,11 +65,11 @@ class Cluster:
     """A cluster that is up.
 
     Attributes:
-        folder: of its configuration, state and logs.
+        logs: folder of what the daemons say.
         environment: variables by which Slurm's commands find it.
     """
 
-    folder: Path
+    logs: Path
     environment: dict[str, str]
 
     def run(self, *command: str) -> str:
@@ -92,21 +93,29 @@ def missing() -> str:
 
 
 @contextmanager
-def cluster(folder: Path, environment: dict[str, str]) -> Iterator[Cluster]:
-    """Two idle nodes; all daemons are gone at the end."""
-    folder.mkdir()
+def cluster(logs: Path, environment: dict[str, str]) -> Iterator[Cluster]:
+    """Two idle nodes; all daemons are gone at the end, and all files but the logs."""
+    logs.mkdir()
+    # Sockets lie in it, whose paths must be short.
+    with TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
+        yield from _cluster(Path(folder), logs, environment)
+
+
+def _cluster(folder: Path, logs: Path, environment: dict[str, str]) -> Iterator[Cluster]:
     for name in ("state", "bin", *(f"spool-{node}" for node in NODES)):
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
     host = socket.gethostname().partition(".")[0]
     conf = folder / "slurm.conf"
-    text = _CONF.format(folder=folder, host=host, user=getpass.getuser(), ports=_free_ports(3))
+    text = _CONF.format(
+        folder=folder, logs=logs, host=host, user=getpass.getuser(), ports=_free_ports(3)
+    )
     conf.write_text(text)
     (folder / "bin" / "sacct").write_text(_SACCT)
     (folder / "bin" / "sacct").chmod(0o755)
     path = f"{folder / 'bin'}:{environment['PATH']}"
-    it = Cluster(folder, environment | {"SLURM_CONF": str(conf), "PATH": path})
+    it = Cluster(logs, environment | {"SLURM_CONF": str(conf), "PATH": path})
     daemons = [
         ["munged", "--foreground", "--force", *_munge_files(folder)],
         ["slurmctld", "-D", "-i"],
@@ -132,7 +141,7 @@ def _daemon(command: list[str], it: Cluster) -> Iterator[None]:
     assert program is not None
     # Should this process be killed, the kernel ends the daemons.
     dies_with_us = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-    with (it.folder / "daemons.out").open("a") as output:
+    with (it.logs / "daemons.out").open("a") as output:
         process = subprocess.Popen(
             [*dies_with_us, program, *command[1:]],
             env=it.environment,
@@ -167,7 +176,7 @@ def _wait_for(condition, it: Cluster, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            logs = [path.read_text()[-2000:] for path in sorted(it.folder.glob("*.out"))]
+            logs = [path.read_text()[-2000:] for path in sorted(it.logs.glob("*.out"))]
             raise AssertionError("the cluster does not come up:\n" + "\n".join(logs))
         time.sleep(0.2)
 
