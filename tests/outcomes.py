@@ -87,7 +87,7 @@ def kill_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 400) -> None:
     """Look every now and then; too long a wait is a failure of the test."""
     end = time.monotonic() + seconds
     while not condition():

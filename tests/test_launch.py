@@ -271,9 +271,9 @@ def test_a_terminal_gets_a_progress_bar(tmp_path, few_images):
 @pytest.mark.parametrize("flag", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
 def test_looking_at_the_configuration_does_not_import_pytorch(tmp_path, flag):
     code = (
-        "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules));"
+        "import sys, atexit, runpy; atexit.register(lambda: print('torch' in sys.modules));"
         f"sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['launch.py', *{flag!r}, 'degree=15'];"
-        "import launch; launch.main()"
+        f"runpy.run_path({str(ROOT / 'launch.py')!r}, run_name='__main__')"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True

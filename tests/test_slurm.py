@@ -11,7 +11,7 @@ from tests.slurm_cluster import cluster, missing
 
 SWEEP = (
     *("-m", "model=resnet32", "graph=rreg,xnet,random", "dataset=image_folder"),
-    *("batch_size=4", "epochs=60", "num_threads=1", "wandb.mode=disabled"),
+    *("batch_size=4", "epochs=100", "num_threads=1", "wandb.mode=disabled"),
     "checkpoint_minutes=0.001",
 )
 ON_SLURM = (
@@ -27,8 +27,9 @@ def slurm_job(folder):
 
 
 def in_training(runs):
-    """The folders of the runs that are beyond their first epoch."""
-    return [path.parent for path in runs.glob("*/metrics.jsonl") if len(metrics(path.parent)) > 1]
+    """The folders of the runs that are beyond their first epoch and not done."""
+    folders = [path.parent for path in runs.glob("*/metrics.jsonl")]
+    return [f for f in folders if len(metrics(f)) > 1 and not (f / "summary.json").exists()]
 
 
 @pytest.mark.slurm
@@ -53,7 +54,7 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
             lost = slurm_job(cancelled)
             slurm.run("scancel", lost)
             done = len(metrics(requeued))
-            wait_for(lambda: sweep.poll() is not None, "the end of the sweep", 240)
+            wait_for(lambda: sweep.poll() is not None, "the end of the sweep")
         assert sweep.returncode == 1
         assert "error: 1 of 3 cells are not done; the same command tries them" in log.read_text()
         assert f"Slurm job {lost} ended without a result (CANCELLED)" in log.read_text()
@@ -61,14 +62,14 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
             path.name for path in (work / "runs").iterdir() if path.is_dir()
         } - {cancelled.name, ".submitit"}
         assert "Continuing after" in (requeued / "run.log").read_text()
-        assert len(metrics(requeued)) == 60 > done
+        assert len(metrics(requeued)) == 100 > done
 
         with started(work, *command, *ON_SLURM, environment=slurm.environment) as sweep:
-            wait_for(lambda: sweep.poll() is not None, "the end of the second sweep", 240)
+            wait_for(lambda: sweep.poll() is not None, "the end of the second sweep")
         assert sweep.returncode == 0, log.read_text()
         assert "3 cells: 1 to resume, 2 done" in log.read_text()
         assert "Continuing after" in (cancelled / "run.log").read_text()
 
     with started(tmp_path / "undisturbed", *command, "hydra/launcher=local") as sweep:
-        wait_for(lambda: sweep.poll() is not None, "the undisturbed sweep", 240)
+        wait_for(lambda: sweep.poll() is not None, "the undisturbed sweep")
     assert outcomes(work / "runs") == outcomes(tmp_path / "undisturbed" / "runs")
