@@ -179,7 +179,12 @@ def prepare(config: Config, definition: Settings, folder: Path, turn: int, team:
     data_seed = config.stream_seed("data")
     images, test = source.load()
     inputs = transform.eval(test.pixels[:1])
-    report = replace(report, network=paths.measure(model, tuple(inputs.shape[1:])))
+    try:
+        report = replace(report, network=paths.measure(model, tuple(inputs.shape[1:])))
+    except RuntimeError as error:
+        size = "x".join(str(side) for side in inputs.shape[2:])
+        remedy = f"the model takes no images of {size} pixels ({error}); choose another size"
+        raise SettingError("dataset.transform.crop", transform.crop, remedy) from None
     model.to(device)
     train_part, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
     trainer = train.Trainer(
@@ -210,11 +215,13 @@ def prepare(config: Config, definition: Settings, folder: Path, turn: int, team:
 
 def checked(plain: Settings) -> Config:
     """The configuration, if every setting exists and has a value of the right type."""
+    from expanders.data.images import check_fraction
     from expanders.tracking import WandbSettings
 
     check_arguments(Config, plain, "")
     config = Config(**plain)
     check_arguments(WandbSettings, config.wandb, "wandb")
+    check_fraction(config.dataset["val_fraction"])
     for name in config.seeds:
         config.stream_seed(name)
     for name in GROUPS:
@@ -253,6 +260,8 @@ def choose_device(name: str, turn: int = 0) -> "torch.device":
         device = torch.device(name)
     except RuntimeError:
         raise SettingError("device", name, "must be auto, cpu, cuda or cuda:NUMBER") from None
+    if device.type not in ("cpu", "cuda"):
+        raise SettingError("device", name, "must be auto, cpu, cuda or cuda:NUMBER")
     if device.type == "cuda" and (device.index or 0) >= gpus:
         raise SettingError("device", name, "there is no such GPU here; use device=cpu or auto")
     return device

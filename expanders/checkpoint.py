@@ -9,7 +9,7 @@ A checkpoint is a dictionary that `torch.load(..., weights_only=True)` reads: no
     training        optimizer, schedule and history; only in checkpoints to continue from
 """
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +142,11 @@ def read(path: str | Path) -> dict[str, Any]:
         raise SettingError("checkpoint", path, "no such file; give the path of a .pt file")
     remedy = "is damaged, or not a checkpoint of expanders; give a best.pt or last.pt of a run"
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # the framework writes checksums, but does not read them
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # whatever a foreign file makes the readers raise
         raise SettingError("checkpoint", path, remedy) from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    if damaged or not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise SettingError("checkpoint", path, remedy)
     return content

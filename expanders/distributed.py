@@ -91,6 +91,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise `x`, (N, channels, H, W); every process has its own N."""
         if not self.training:
             return super().forward(x)
+        dtype, x = x.dtype, x.float() if x.dtype == torch.bfloat16 else x
         count = x.new_tensor([x.numel() / x.shape[1]])
         sums: Tensor = _Sum.apply(torch.cat([count, x.sum((0, 2, 3))]))
         size, mean = sums[0].detach(), sums[1:] / sums[0].detach()
@@ -100,7 +101,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         self._remember(mean.detach(), squares.detach() / (size - 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return normalised
+        return normalised.to(dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

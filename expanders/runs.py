@@ -104,6 +104,7 @@ class Run:
             nonlocal saved
             advance(images)
             if time.monotonic() - saved >= 60 * self.checkpoint_minutes:
+                self.trainer.finite_losses()  # what diverged must not replace what was saved
                 self._save_last()
                 saved = time.monotonic()
 

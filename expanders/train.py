@@ -78,10 +78,12 @@ class PartOfEpoch:
     Attributes:
         losses: one per step done.
         correct: images classified correctly.
+        seconds: that earlier processes have spent on it.
     """
 
     losses: list[Tensor]
     correct: Tensor
+    seconds: float = 0.0
 
 
 @dataclass
@@ -117,6 +119,7 @@ class Trainer:
         self._device = self.train.pixels.device
         if self.settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
+        self._started = time.perf_counter()
         self._parallel = self.team.parallel(self.model)
         self._compiled = _compiled(self._parallel, self.settings.compile, self._device)
 
@@ -141,7 +144,7 @@ class Trainer:
             "history": self.history,
         }
         if self.part is not None:
-            state["part"] = {"losses": self.part.losses, "correct": self.part.correct}
+            state["part"] = vars(self.part) | {"seconds": self._seconds()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -152,7 +155,8 @@ class Trainer:
         if "part" in state:
             device = self.train.pixels.device
             losses = [loss.to(device) for loss in state["part"]["losses"]]
-            self.part = PartOfEpoch(losses, state["part"]["correct"].to(device))
+            correct = state["part"]["correct"].to(device)
+            self.part = PartOfEpoch(losses, correct, state["part"]["seconds"])
 
     def run_epoch(self, on_step: Callable[[int], object] = lambda images: None) -> Metrics:
         """Train to the end of an epoch, then evaluate; returns the metrics, also in `history`.
@@ -163,11 +167,11 @@ class Trainer:
         Raises:
             DivergedError: if the loss became infinite or not a number.
         """
-        start = time.perf_counter()
+        self._started = time.perf_counter() - (self.part.seconds if self.part else 0)
         lr = self.optimizer.param_groups[0]["lr"]
         metrics: Metrics = {"epoch": self.epoch + 1}
         metrics |= _named("train", self._train_epoch(on_step))
-        seconds = time.perf_counter() - start
+        seconds = self._seconds()
         if len(self.val):
             results = evaluate(self.model, self.val, self.transform, self.settings.batch_size)
             metrics |= _named("val", results)
@@ -175,7 +179,7 @@ class Trainer:
         metrics |= {
             "lr": lr,
             "images_per_second": len(self.train) / seconds,
-            "seconds": time.perf_counter() - start,
+            "seconds": self._seconds(),
         }
         self.history.append(metrics)
         return metrics
@@ -251,8 +255,16 @@ class Trainer:
         loss, correct = self.team.sum(torch.stack([loss.detach().double(), correct.double()]))
         return loss.float(), correct.long()
 
-    def _summarise(self) -> Metrics:
-        """Mean over images; the epoch's one synchronisation with the device is here."""
+    def _seconds(self) -> float:
+        """Spent on the present epoch, by earlier processes too."""
+        return time.perf_counter() - self._started
+
+    def finite_losses(self) -> Tensor:
+        """The losses of the present epoch, on the CPU; waits for the device.
+
+        Raises:
+            DivergedError: if one of them is infinite or not a number.
+        """
         assert self.part is not None
         losses = torch.stack(self.part.losses).double().cpu()
         if not bool(losses.isfinite().all()):
@@ -261,6 +273,12 @@ class Trainer:
                 f"the training loss became {losses[step - 1].item()} in epoch {self.epoch + 1}, "
                 f"step {step}: try a smaller optimizer.lr, or clip_grad_norm=1"
             )
+        return losses
+
+    def _summarise(self) -> Metrics:
+        """Mean over images; the epoch's one synchronisation with the device is here."""
+        assert self.part is not None
+        losses = self.finite_losses()
         images = self._images_per_epoch
         sizes = torch.full_like(losses, self.settings.batch_size)
         sizes[-1] = images - self.settings.batch_size * (len(losses) - 1)

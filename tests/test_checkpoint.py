@@ -80,6 +80,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_first_difference(tmp
         assert torch.equal(value, before[name])
 
 
+def flipped(content, position):
+    """One bit of a weight is another."""
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     path = tmp_path / "file.pt"
     with pytest.raises(SettingError, match="no such file"):
@@ -92,6 +97,8 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         b"not a checkpoint",
         whole.read_bytes()[:1000],
         whole.read_bytes()[:-200],
+        flipped(whole.read_bytes(), len(whole.read_bytes()) // 2),
+        b"(foreign",
         (tmp_path / "foreign.pt").read_bytes(),
     ):
         path.write_bytes(content)

@@ -325,7 +325,7 @@ def test_bad_input_is_refused_in_one_line(run_folder, tmp_path, monkeypatch, cap
     (run_folder / "config.json").unlink()
     assert "size=None: give the side length" in refusal(capsys, run_folder / "best.pt")
     monkeypatch.setattr(command, "find_spec", lambda name: None)
-    assert "needs onnx and onnxscript and onnxruntime; pip install 'expanders[export]'" in refusal(
+    assert "needs onnx and onnxscript and onnxruntime; pip install -e '.[export]'" in refusal(
         capsys, run_folder
     )
 

@@ -182,6 +182,8 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["optimizer.momentum=-1"], ["momentum", "-1"]),
         (["device=cuda:7"], ["device=cuda:7", "device=cpu"]),
         (["device=abacus"], ["device=abacus", "auto, cpu"]),
+        (["device=meta"], ["device=meta", "auto, cpu"]),
+        (["dataset.transform.crop=16"], ["dataset.transform.crop=16", "another size"]),
         (["dataset=cifar10", "dataset.root=/nonexistent/place"], ["/nonexistent/place"]),
         (["dataset=image_folder"], ["dataset.root", "must be given"]),
         (["dataset=image_folder", "dataset.root=nowhere"], ["dataset.root=nowhere"]),

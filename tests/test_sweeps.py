@@ -27,8 +27,7 @@ def sweep(launch, name, *arguments):
 
 def cells_of(result):
     assert result.returncode == 0, result.stderr
-    lines = [line.split() for line in result.stdout.splitlines()]
-    return {Path(words[-1]).name for words in lines if words and words[-1].startswith("runs/")}
+    return {Path(word).name for word in result.stdout.split() if word.startswith("runs/")}
 
 
 def test_every_sweep_has_its_number_of_cells():

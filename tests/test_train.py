@@ -165,6 +165,8 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step():
     with pytest.raises(DivergedError, match="training loss became nan in epoch 2, step 1: try"):
         it.run_epoch()
     assert it.epoch == 1
+    with pytest.raises(DivergedError, match="nan in epoch 2, step 1"):
+        it.finite_losses()  # what a checkpoint within the epoch asks first
     with pytest.raises(DivergedError, match="in epoch"):
         run(trainer(lr=1e20), 4)
 

@@ -50,6 +50,15 @@ def concatenate(parts: Sequence[Images]) -> Images:
     return Images(torch.cat(pixels), torch.cat(labels))
 
 
+def check_fraction(val_fraction: object) -> None:
+    """Raise SettingError unless `val_fraction` is a number, at least 0 and below 1."""
+    setting = "dataset.val_fraction"
+    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float):
+        raise SettingError(setting, val_fraction, "must be a number, at least 0 and below 1")
+    if not 0 <= val_fraction < 1:
+        raise SettingError(setting, val_fraction, "must be at least 0 and below 1")
+
+
 def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tuple[Images, Images]:
     """Split `images` into a training and a validation part, at random and stratified by class.
 
@@ -61,10 +70,7 @@ def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tupl
     Raises SettingError for a fraction outside [0, 1), and where one of the parts would be empty.
     """
     setting = "dataset.val_fraction"
-    if isinstance(val_fraction, bool) or not isinstance(val_fraction, int | float):
-        raise SettingError(setting, val_fraction, "must be a number, at least 0 and below 1")
-    if not 0 <= val_fraction < 1:
-        raise SettingError(setting, val_fraction, "must be at least 0 and below 1")
+    check_fraction(val_fraction)
     num_val = int(val_fraction * len(images) + 0.5)
     if num_val == len(images) or (val_fraction > 0 and num_val == 0):
         empty = "training" if num_val else "validation"

@@ -53,7 +53,7 @@ def _check_packages(form: str) -> None:
     packages = ("onnx", "onnxscript", "onnxruntime") if form.endswith("onnx") else ()
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        remedy = f"needs {' and '.join(missing)}; pip install 'expanders[export]'"
+        remedy = f"needs {' and '.join(missing)}; pip install -e '.[export]'"
         raise SettingError("format", form, remedy)
 
 

@@ -110,14 +110,14 @@ class GridSweeper(BasicSweeper):
         """List the cells with their states, and count them."""
         states = Counter(cell.state for cell in cells)
         for cell in cells:
-            log.info("%-9s  %s", cell.state, cell.folder)
+            log.info("%-9s  %s  %s", cell.state, cell.folder, " ".join(cell.overrides))
         counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
         log.info("%d cell%s: %s", len(cells), "" if len(cells) == 1 else "s", counts)
 
     @staticmethod
     def _conclude(cells: Sequence[Cell], errors: Mapping[Path, str]) -> None:
         """List the cells that are not done, with the reasons."""
-        left = [cell for cell in cells if cell.state != State.DONE]
+        left = [cell for cell in cells if cell.state != State.DONE or cell.folder in errors]
         for cell in left:
             reason = errors.get(cell.folder) or folders.failure(cell.folder) or "did not end"
             log.error("%-9s  %s: %s", cell.state, cell.folder, reason)
