@@ -78,7 +78,8 @@ class WandbRun:
         self._run.define_metric("epoch")
         self._run.define_metric("*", step_metric="epoch")
         if self._run.offline and settings.mode != "disabled":
-            log.info("W&B: offline; to upload this run: wandb sync %s", Path(self._run.dir).parent)
+            parts = Path(self._run.dir).parent.with_name("offline-run-*")  # one per continuation
+            log.info("W&B: offline; to upload this run: wandb sync %s", parts)
 
     def log_report(self, report: Report) -> None:
         """Log the per-layer report as a table."""

@@ -190,6 +190,20 @@ def test_runs_that_differ_have_folders_that_differ():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["graph=rewired", "graph.p=0.3"], "rewired-p0.3-d3-s0"),
+        (["graph=xnet", "graph.side=smaller", "degree.budget=paper"], "xnet-smaller-d3-paper-s0"),
+        (["graph=dense"], "digits-dense-s0"),
+        (["seed=4", "seeds.graph=7"], "rreg-d3-s4-graph7"),
+        (["degree=erk"], "rreg-erk-density0.05-s0"),
+    ],
+)
+def test_a_folder_is_named_by_what_varies(overrides, words):
+    assert words in name_of(*overrides)
+
+
 def test_how_and_where_a_run_is_computed_does_not_change_its_folder():
     name = name_of()
     for same in ("device=cpu", "num_threads=1", "wandb.mode=offline", "restart=true"):

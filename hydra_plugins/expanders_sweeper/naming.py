@@ -5,8 +5,10 @@ runs that differ in anything have two folders.
 """
 
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,13 +44,35 @@ def definition_of(settings: Settings, choices: Mapping[str, str]) -> Settings:
 
 
 def label_of(definition: Settings) -> str:
-    """The choices in a few words: `vgg16bn-cifar10-rreg-d3`."""
+    """The choices in a few words: `vgg16bn-cifar10-rewired-p0.3-d3`.
+
+    Options of the graph model and of the degree policy are named where they are not the default.
+    """
     choices = definition["choices"]
     words = [choices["model"], choices["dataset"], choices["graph"]]
+    words += _unusual(definition["graph"])
     if "degree" in choices:
         constant = choices["degree"] == "constant"
         words.append(f"d{definition['degree']['value']}" if constant else choices["degree"])
+        words += _unusual(definition["degree"], but={"value"} if constant else set())
     return "-".join(words)
+
+
+def _unusual(node: Settings, but: Collection[str] = ()) -> list[str]:
+    """The options of a group that differ from the defaults of its function."""
+    parameters = inspect.signature(resolve_name(node["_target_"])).parameters
+    options = {key: value for key, value in node.items() if key in parameters and key not in but}
+    return [
+        str(value) if isinstance(value, str) else f"{key}{value}"
+        for key, value in options.items()
+        if value != parameters[key].default
+    ]
+
+
+def _seeds(definition: Settings) -> str:
+    """`s0`, or `s0-graph7` where a stream has a seed of its own."""
+    own = [f"{name}{seed}" for name, seed in definition["seeds"].items() if seed is not None]
+    return "-".join([f"s{definition['seed']}", *own])
 
 
 def cell_of(definition: Settings) -> str:
@@ -60,7 +84,7 @@ def cell_of(definition: Settings) -> str:
 def run_name(*, _root_: DictConfig) -> str:
     """The label, the seed, and a digest of all that defines the run."""
     definition = definition_of(resolved(_root_), _root_.hydra.runtime.choices)
-    return f"{label_of(definition)}-s{definition['seed']}-{_digest(definition)}"
+    return f"{label_of(definition)}-{_seeds(definition)}-{_digest(definition)}"
 
 
 def _digest(settings: Settings) -> str:
