@@ -6,8 +6,8 @@ Random pixels of CIFAR-10's shape; random crop after padding by 4, flip, normali
 side is torchvision's transforms in a DataLoader with two workers that live on between epochs, once
 on PIL images and once on uint8 tensors; nothing of it reads or decodes files. Every round runs one
 epoch of each in turn, after one epoch that does not count. Nothing consumes the batches. The tensor
-in memory gets one thread, fewer cores than the other side: with more, its rate rises on an idle
-machine, but on a busy one threads wait for each other.
+in memory gets one thread, fewer cores than the other side: on a busy machine, where threads wait
+for each other, two were slower than one.
 """
 
 import argparse
