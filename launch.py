@@ -9,11 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,21 +22,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from expanders import folders
-from expanders.checks import check_arguments
+from expanders.config import Config, Node, checked
 from expanders.errors import DivergedError, SettingError
 from expanders.files import write_json
-from hydra_plugins.expanders_sweeper.naming import (
-    GROUPS,
-    Settings,
-    cell_of,
-    definition_of,
-    label_of,
-    resolved,
-)
+from hydra_plugins.expanders_sweeper.naming import cell_of, definition_of, label_of, resolved
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do without it
-    import torch
-
     from expanders.distributed import Team
     from expanders.runs import Run
 
@@ -48,50 +38,7 @@ _USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseExcept
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
-@dataclass(frozen=True)
-class Config:
-    """The top level of the configuration; its keys are explained in conf/config.yaml.
-
-    A cluster's workers get this module by value, so its types are no postponed annotations: the
-    names in those could not be looked up there.
-    """
-
-    model: Settings
-    graph: Settings
-    degree: Settings
-    dataset: Settings
-    optimizer: Settings
-    schedule: Settings
-    recipe: Settings
-    seeds: Settings
-    init: Settings
-    wandb: Settings
-    seed: int
-    epochs: int
-    batch_size: int
-    label_smoothing: float
-    clip_grad_norm: float | None
-    precision: str
-    compile: str
-    channels_last: bool
-    execution: Literal["auto", "dense", "sparse"]
-    device: str
-    num_threads: int | None
-    checkpoint: str | None
-    checkpoint_minutes: float
-    dry_run: bool
-    restart: bool
-    runs_dir: str
-
-    def stream_seed(self, name: str) -> int:
-        """The seed of one stream: its own, or else the common one."""
-        seed = self.seed if self.seeds[name] is None else self.seeds[name]
-        if not isinstance(seed, int):
-            raise SettingError(f"seeds.{name}", seed, "must be an integer, or null for `seed`")
-        return seed
-
-
-def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0) -> Settings:
+def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0) -> Node:
     """Build what the configuration describes, train it, and return its summary.
 
     `turn` is the run's number in a sweep. A run that finished in `folder` before is not run again;
@@ -104,6 +51,7 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
         log.info("%-9s  %s", folders.state(folder), folder)
         return {}
     from expanders import distributed
+    from expanders.acceleration import choose_device
 
     rank = distributed.local_rank()
     turn = turn if rank is None else rank
@@ -132,22 +80,27 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
             raise
 
 
-def prepare(config: Config, definition: Settings, folder: Path, turn: int, team: "Team") -> "Run":
+def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Team") -> "Run":
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
-    from expanders import checkpoint, data, paths, runs, tracking, train
+    from expanders import acceleration, checkpoint, data, paths, runs, tracking, train
     from expanders.initialization import initialize
     from expanders.seeds import stream
+    from expanders.settings import Settings
     from expanders.sparsification import sparsify
 
     build = partial(hydra.utils.instantiate, _convert_="all")
-    device = choose_device(config.device, turn)
+    device = acceleration.choose_device(config.device, turn)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    names = [field.name for field in fields(train.Settings)]
-    settings = train.Settings(**{name: getattr(config, name) for name in names})
-    train.set_arithmetic(settings.precision, device)
+    names = [field.name for field in fields(Settings)]
+    how = Settings(**{name: getattr(config, name) for name in names})
+    if how.batch_size < team.size:
+        remedy = f"must be at least the number of processes, {team.size}"
+        raise SettingError("batch_size", how.batch_size, remedy)
+    acceleration.set_arithmetic(how.precision, device)
+    acceleration.keep_freed_memory()
     source = build(config.dataset["source"])
     transform = build(config.dataset["transform"])
 
@@ -194,7 +147,7 @@ def prepare(config: Config, definition: Settings, folder: Path, turn: int, team:
         train=train_part.to(device),
         val=val.to(device),
         transform=transform,
-        settings=settings,
+        settings=how,
         seed=data_seed,
         team=team,
     )
@@ -213,67 +166,13 @@ def prepare(config: Config, definition: Settings, folder: Path, turn: int, team:
     )
 
 
-def checked(plain: Settings) -> Config:
-    """The configuration, if every setting exists and has a value of the right type."""
-    from expanders.data.images import check_fraction
-    from expanders.tracking import WandbSettings
-
-    check_arguments(Config, plain, "")
-    config = Config(**plain)
-    check_arguments(WandbSettings, config.wandb, "wandb")
-    check_fraction(config.dataset["val_fraction"])
-    for name in config.seeds:
-        config.stream_seed(name)
-    for name in GROUPS:
-        check_node(getattr(config, name), name)
-    if config.num_threads is not None and config.num_threads < 1:
-        raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
-    if config.optimizer.get("lr", 1) <= 0:
-        raise SettingError("optimizer.lr", config.optimizer["lr"], "must be above 0")
-    return config
-
-
-def check_node(node: Settings, name: str) -> None:
-    """Check a group's settings against the function that they are for, nested groups first."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            check_node(value, f"{name}.{key}")
-    if "_target_" in node:
-        own = {"_target_", "_partial_", "skip", "measures"}
-        arguments = {key: value for key, value in node.items() if key not in own}
-        check_arguments(resolve_name(node["_target_"]), arguments, name)
-
-
-def choose_device(name: str, turn: int = 0) -> "torch.device":
-    """The device that the user named, if it is there.
-
-    `cuda` is a GPU, of several the one whose turn it is; `auto` that, or else the CPU.
-    """
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if name in ("auto", "cuda") and gpus:
-        return torch.device("cuda", turn % gpus)
-    if name == "auto":
-        return torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingError("device", name, "must be auto, cpu, cuda or cuda:NUMBER") from None
-    if device.type not in ("cpu", "cuda"):
-        raise SettingError("device", name, "must be auto, cpu, cuda or cuda:NUMBER")
-    if device.type == "cuda" and (device.index or 0) >= gpus:
-        raise SettingError("device", name, "there is no such GPU here; use device=cpu or auto")
-    return device
-
-
-def without(node: Settings, key: str) -> tuple[Settings, Any]:
+def without(node: Node, key: str) -> tuple[Node, Any]:
     """A group's settings without the one that is not for its function, and that one."""
     return {name: value for name, value in node.items() if name != key}, node[key]
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def task(cfg: DictConfig) -> Settings:
+def task(cfg: DictConfig) -> Node:
     """One run of Hydra's: a single one, or a cell of a sweep."""
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode == RunMode.RUN

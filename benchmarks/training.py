@@ -28,13 +28,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from expanders import models
-from expanders.execution import keep_freed_memory
+from expanders.acceleration import keep_freed_memory
 from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.sparsification import sparsify
 
 SIDE = {"vgg16bn": 32, "resnet18": 32, "resnet50": 64}  # pixels
 LAYOUTS = {"eager": "", "channels_last": "l", "compiled": "c", "both": "lc"}  # how a model runs
 Run = Callable[[], object]
+_SHORT = 0.1  # seconds
 
 
 def network(name: str, degree: int | None, execution: str = "auto") -> nn.Module:
@@ -103,6 +104,20 @@ def inference(name: str, degree: int | None, how: str, batch_size: int) -> Run:
     return logits
 
 
+def timed(run: Run) -> float:
+    """Seconds of a run; of a short one, the mean of several in a row after one to warm the caches."""
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    if seconds > _SHORT:
+        return seconds
+    count = 1 + int(_SHORT / seconds)
+    start = time.perf_counter()
+    for _ in range(count):
+        run()
+    return (time.perf_counter() - start) / count
+
+
 def compare(make: Callable[..., Run], name: str, degree: int, batch_size: int, rounds: int) -> str:
     """One line of a table: the best dense variant, ours, and their ratios."""
     torch._dynamo.reset()
@@ -116,9 +131,7 @@ def compare(make: Callable[..., Run], name: str, degree: int, batch_size: int, r
         run()
     for _ in range(rounds):
         for key, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[key].append(time.perf_counter() - start)
+            times[key].append(timed(run))
     best = {
         side: min(
             (key for key in times if key[0] == side), key=lambda k: statistics.median(times[k])
@@ -157,8 +170,10 @@ def print_speed(options: argparse.Namespace) -> None:
         print(f"\nInference\n{HEADER}")
         for name in options.network:
             for batch_size in (1, 64):
-                rounds = options.rounds * (10 if batch_size == 1 else 2)
-                print(compare(inference, name, options.degree[0], batch_size, rounds), flush=True)
+                print(
+                    compare(inference, name, options.degree[0], batch_size, 3 * options.rounds),
+                    flush=True,
+                )
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
@@ -166,11 +181,24 @@ def bytes_of(tensors: list[torch.Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def peak_memory() -> int:
+    """The largest resident set of this program so far, in kB.
+
+    Elsewhere than on Linux by way of `getrusage`, which there also counts the program that this
+    process was forked from.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return int(lines[0].split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def measure_memory(name: str, degree: int | None, execution: str, batch_size: int) -> None:
     """Print bytes of parameters with gradients and optimizer state, of edges; peak and base RSS."""
     model = network(name, degree, execution)
     model(torch.randn(2, 3, SIDE[name], SIDE[name]))  # builds the operator
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak_memory()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9, nesterov=True)
     for _ in range(3):
         optimizer.zero_grad()
@@ -183,7 +211,7 @@ def measure_memory(name: str, degree: int | None, execution: str, batch_size: in
     gradients = [p.grad for p in parameters if p.grad is not None]
     momenta = [s["momentum_buffer"] for s in optimizer.state.values()]
     edges = [layer.edges for layer in model.modules() if isinstance(layer, SparseLayer)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory()
     counted = bytes_of([*parameters, *gradients, *momenta])
     print(counted, bytes_of(edges), sum(p.numel() for p in parameters) * 12, peak, base)
 
@@ -201,9 +229,9 @@ def print_memory(options: argparse.Namespace) -> None:
             (options.degree[0], "auto"),
         ):
             arguments = [name, str(degree or ""), execution, str(options.batch_size)]
-            keep = ["--keep-memory"] if options.keep_memory else []
+            memory = ["--return-memory"] if options.return_memory else []
             line = subprocess.run(
-                [sys.executable, __file__, *keep, "--measure-memory", *arguments],
+                [sys.executable, __file__, *memory, "--measure-memory", *arguments],
                 check=True, capture_output=True, text=True,
             ).stdout  # fmt: skip
             counted, edges, live, peak, base = map(int, line.split())
@@ -236,12 +264,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
-        "--keep-memory", action="store_true", help="do not give freed memory back to the system"
+        "--return-memory",
+        action="store_true",
+        help="give freed memory back to the system, as programs other than the launcher do",
     )
     parser.add_argument("--measure-memory", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.keep_memory:
+    if not options.return_memory:
         keep_freed_memory()
     if options.measure_memory:
         name, degree, execution, batch_size = options.measure_memory
@@ -249,7 +279,7 @@ def main() -> None:
     print(
         f"{processor()}, {options.threads} threads, load {os.getloadavg()[0]:.1f}; torch "
         f"{torch.__version__}, Python {platform.python_version()}; {options.rounds} rounds"
-        f"{', freed memory is kept' if options.keep_memory else ''}"
+        f"{', freed memory is returned' if options.return_memory else ''}"
     )
     print_speed(options)
     if "memory" in options.part:

@@ -7,8 +7,6 @@ float64. Where there is none, the dense path computes everything and one warning
 takes the path that was measured to be faster.
 """
 
-import contextlib
-import ctypes
 import hashlib
 import logging
 import math
@@ -111,21 +109,6 @@ def conv2d(
     )
     return y
 
-
-def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees; for whole programs, not for libraries.
-
-    By default, the GNU C library gives large blocks back to the system. Each training step then
-    gets its activations as new pages, and faulting them in takes time: a ReLU of 33 MB took 8.5 ms
-    instead of 1.2 ms, a whole step of vgg16bn 5 % longer. Elsewhere this does nothing.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 # ---------------------------------------------------------------------------- building the operator
 

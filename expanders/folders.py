@@ -31,6 +31,7 @@ from expanders.files import write_json
 log = logging.getLogger(__name__)
 
 _PATIENCE = 60  # seconds; Slurm gives a process 30 between SIGTERM and SIGKILL, if not configured
+_GLANCE = 1  # seconds; `state` has the lock for a moment
 
 
 class State(StrEnum):
@@ -38,14 +39,17 @@ class State(StrEnum):
 
     NEW = "to do"
     CUT_OFF = "to resume"
+    RUNNING = "training"
     FAILED = "failed"
     DONE = "done"
 
 
 def state(folder: Path) -> State:
-    """Where the run in `folder` stands. A run that is being trained counts as cut off."""
+    """Where the run in `folder` stands."""
     if (folder / "summary.json").exists():
         return State.DONE
+    if _is_locked(folder):
+        return State.RUNNING
     if (folder / "failure.json").exists():
         return State.FAILED
     return State.CUT_OFF if _has_weights(folder) else State.NEW
@@ -63,10 +67,15 @@ def failure(folder: Path) -> str | None:
     return str(json.loads(path.read_text())["error"]) if path.exists() else None
 
 
+def owner(folder: Path) -> str:
+    """The process that trains in `folder`, or did so last."""
+    return (folder / "lock").read_text().strip() or "another process"
+
+
 def clear(folder: Path) -> None:
     """Remove a run's results from its folder, the summary first; logs stay."""
     for name in (
-        *("summary.json", "failure.json", "last.pt", "previous.pt", "best.pt"),
+        *("summary.json", "failure.json", "last.pt", "previous.pt", "new.pt", "best.pt"),
         *("damaged-last.pt", "damaged-previous.pt"),
         *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
     ):
@@ -116,10 +125,11 @@ def locked(folder: Path) -> Iterator[bool]:
     job = _slurm_job()
     name = f"process {os.getpid()} on {socket.gethostname()}"
     with (folder / "lock").open("a+") as file:
-        _acquire(file, folder, _PATIENCE if job else 0)
+        _acquire(file, folder, _PATIENCE if job else _GLANCE)
         file.seek(0)
         suffix = f" (Slurm job {job})\n" if job else "\n"
-        requeued = job is not None and file.read().endswith(suffix)
+        restarted = job is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+        requeued = restarted and file.read().endswith(suffix)
         file.truncate(0)
         file.write(name + suffix)
         file.flush()
@@ -140,16 +150,27 @@ def _acquire(file: TextIO, folder: Path, patience: float) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            file.seek(0)
-            owner = f"{file.read().strip() or 'another process'} is training in this folder"
+            busy = f"{owner(folder)} is training in this folder"
         except OSError as error:
             remedy = f"its drive has no file locks ({error.strerror}); mount it with locks"
             raise SettingError("runs_dir", folder.parent, f"{remedy}, or use another") from None
         if time.monotonic() >= deadline:
-            raise SettingError("hydra.run.dir", folder, f"{owner}; wait for it or stop it")
-        if attempt == 0:
-            log.info("%s: waiting for up to %d s", owner, patience)
-        time.sleep(1)
+            raise SettingError("hydra.run.dir", folder, f"{busy}; wait for it or stop it")
+        if attempt == 1:
+            log.info("%s: waiting for up to %d s", busy, patience)
+        time.sleep(0.3)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether a process trains in `folder`."""
+    try:
+        with (folder / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no such file, or no locks on this drive
+        return False
+    return False
 
 
 def _has_weights(folder: Path) -> bool:

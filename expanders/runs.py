@@ -157,6 +157,7 @@ class Run:
         checkpoint.load_state(trainer.model, checkpoint.read(best)["state"], best)
         parts = {"val": trainer.val, "test": self.test}
         results: Metrics = {}
+        first_step = [m["first_step_seconds"] for m in trainer.history if "first_step_seconds" in m]
         for part, images in parts.items():
             if len(images):
                 scores = evaluate(
@@ -170,6 +171,7 @@ class Run:
             "epochs": trainer.epoch,
             "best_epoch": trainer.best_epoch,
             "seconds": sum(metrics["seconds"] for metrics in trainer.history),
+            "first_step_seconds": first_step[0] if first_step else None,
         }
 
 
@@ -203,4 +205,6 @@ def _line(trainer: Trainer) -> str:
         f"{metrics['images_per_second']:.0f} images/s",
         f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
     ]
+    if "first_step_seconds" in metrics:
+        parts.append(f"first step {metrics['first_step_seconds']:.1f} s")
     return "  ".join(parts)

@@ -134,12 +134,26 @@ struct Column {
   int64_t offset, weight, step;
 };
 
+struct Span {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// Every s-th row and column of an image: where its pixels lie in a packed plane, and the first of
+// them in the image.
+struct Phase {
+  Span rows, columns;
+  int64_t corner;
+  bool has_taps;
+};
+
 // How images are packed: `images` side by side, `slot` positions each, rows `pitch` positions apart,
-// computed in blocks of block_rows rows and block_vectors vectors.
+// computed in blocks of block_rows rows and block_vectors vectors, `padded` positions in a row.
 struct Layout {
   Axis h, w;
   int lanes, block_rows, block_vectors;
-  int64_t images, slot, row_vectors, pitch, input_plane, grad_plane, grad_origin;
+  int64_t images, slot, row_vectors, padded, pitch, input_plane, grad_plane, grad_origin;
+  std::vector<Phase> phases;
 
   Layout(Axis h, Axis w, int lanes, int64_t batch) : h(h), w(w), lanes(lanes) {
     const int64_t gap = std::max<int64_t>({0, w.reach() - w.first(w.stride - 1), w.last(0) - w.out()});
@@ -147,16 +161,23 @@ struct Layout {
     choose_images_and_block(batch);
     const int64_t rows = std::max(round_up(h.out(), block_rows),
                                   h.first(h.stride - 1) + round_up(h.last(0), block_rows));
-    const int64_t columns = round_up(row_vectors, block_vectors) * lanes;
-    pitch = std::max(images * slot, columns);
-    const int64_t slack = w.last(0) + w.reach() + columns;
+    padded = round_up(row_vectors, block_vectors) * lanes;
+    pitch = std::max(images * slot, padded);
+    const int64_t slack = w.last(0) + w.reach() + padded;
     input_plane = (rows + h.reach()) * pitch + slack;
     grad_origin = h.reach() * pitch + w.reach();
     grad_plane = (rows + h.reach()) * pitch + grad_origin + slack;
+    for (int64_t py = 0; py < h.stride; ++py)
+      for (int64_t px = 0; px < w.stride; ++px) {
+        const Span rows{h.first(py), h.last(py)}, columns{w.first(px), w.last(px)};
+        phases.push_back({rows, columns,
+                          (rows.begin * h.stride + py - h.before) * w.size +
+                              columns.begin * w.stride + px - w.before,
+                          h.has_taps(py) && w.has_taps(px)});
+      }
   }
 
   int64_t taps() const { return h.kernel * w.kernel; }
-  int64_t phases() const { return h.stride * w.stride; }
   int64_t tap_phase(int64_t y, int64_t x) const { return h.phase(y) * w.stride + w.phase(x); }
   int64_t tap_shift(int64_t y, int64_t x) const { return h.shift(y) * pitch + w.shift(x); }
   int64_t tap_offset(int64_t y, int64_t x) const {
@@ -172,14 +193,14 @@ struct Layout {
     for (int64_t n = 1; n <= std::max<int64_t>(batch, 1); ++n) {
       const int64_t vectors = ceil_div((n - 1) * slot + width, lanes);
       if (n > 1 && vectors > 8) break;
-      for (int rows : {8, 4, 2, 1}) {
-        const int64_t computed = round_up(h.out(), rows) * round_up(vectors, 8 / rows);
+      for (auto [rows, columns] : {std::pair{8, 1}, {4, 2}, {2, 4}, {1, 8}, {4, 1}, {2, 1}}) {
+        const int64_t computed = round_up(h.out(), rows) * round_up(vectors, columns);
         if (images > 0 && computed * images >= least * n) continue;
         least = computed;
         images = n;
         row_vectors = vectors;
         block_rows = rows;
-        block_vectors = 8 / rows;
+        block_vectors = columns;
       }
     }
   }
@@ -302,10 +323,12 @@ void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t 
 // Calls f<R, V>() for the block shape of a layout.
 template <typename F>
 void with_block(const Layout& at, const F& f) {
-  switch (at.block_rows) {
-    case 8: return f.template operator()<8, 1>();
-    case 4: return f.template operator()<4, 2>();
-    case 2: return f.template operator()<2, 4>();
+  switch (at.block_rows * 10 + at.block_vectors) {
+    case 81: return f.template operator()<8, 1>();
+    case 42: return f.template operator()<4, 2>();
+    case 41: return f.template operator()<4, 1>();
+    case 24: return f.template operator()<2, 4>();
+    case 21: return f.template operator()<2, 1>();
     default: return f.template operator()<1, 8>();
   }
 }
@@ -344,20 +367,18 @@ void pack_input(T* packed, const T* x, const Layout& at, int64_t channels, int64
                 int64_t count) {
   const int64_t image_step = channels * at.h.size * at.w.size;
   const T* image = x + first * image_step + c * at.h.size * at.w.size;
-  for (int64_t py = 0; py < at.h.stride; ++py)
-    for (int64_t px = 0; px < at.w.stride; ++px, packed += at.input_plane) {
-      if (!at.h.has_taps(py) || !at.w.has_taps(px)) continue;
-      const int64_t top = at.h.first(py), left = at.w.first(px), width = at.w.last(px) - left;
-      const T* line = image + (top * at.h.stride + py - at.h.before) * at.w.size +
-                      left * at.w.stride + px - at.w.before;
-      T* target = packed + top * at.pitch + left;
-      for (int64_t row = at.h.last(py) - top; row > 0; --row) {
-        for (int64_t n = 0; n < count; ++n)
-          copy_strided(target + n * at.slot, 1, line + n * image_step, at.w.stride, width);
-        line += at.h.stride * at.w.size;
-        target += at.pitch;
-      }
+  for (const Phase& phase : at.phases) {
+    const T* line = image + phase.corner;
+    T* target = packed + phase.rows.begin * at.pitch + phase.columns.begin;
+    packed += at.input_plane;
+    for (int64_t row = phase.has_taps ? phase.rows.size() : 0; row > 0; --row) {
+      for (int64_t n = 0; n < count; ++n)
+        copy_strided(target + n * at.slot, 1, line + n * image_step, at.w.stride,
+                     phase.columns.size());
+      line += at.h.stride * at.w.size;
+      target += at.pitch;
     }
+  }
 }
 
 template <typename T>
@@ -371,10 +392,6 @@ void pack_grad(T* packed, const T* grad, const Layout& at, int64_t channels, int
 }
 
 // ---------------------------------------------------------------------------- whole layers
-
-struct Span {
-  int64_t begin, end;
-};
 
 // Pixels of one channel of an image: where computed positions go.
 template <typename T>
@@ -399,7 +416,7 @@ struct Gatherer {
       const auto kernel = taps.height == 3 ? gather<T, R, V, 3> : gather<T, R, V, 1>;
       const Neighbour* begin = graph.neighbours.data() + graph.start[channel];
       const Neighbour* end = graph.neighbours.data() + graph.start[channel + 1];
-      const int64_t width = columns.end - columns.begin, padded = round_up(at.row_vectors, V) * at.lanes;
+      const int64_t width = columns.size(), padded = at.padded;
       thread_local std::vector<T> strip;
       if (static_cast<int64_t>(strip.size()) < R * padded) strip.resize(R * padded);
       for (int64_t row = rows.begin; row < rows.end; row += R) {
@@ -439,7 +456,7 @@ template <typename T>
 void forward(T* y, const T* x, const T* weight, const Adjacency& graph, const Layout& at,
              int64_t batch, int64_t inputs, int64_t outputs) {
   const Taps taps(at, 0, false);
-  const int64_t plane = at.phases() * at.input_plane, pixels = at.h.out() * at.w.out();
+  const int64_t plane = static_cast<int64_t>(at.phases.size()) * at.input_plane, pixels = at.h.out() * at.w.out();
   const int64_t threads = useful_threads(graph.neighbours.size() * at.taps() * pixels * batch);
   const int64_t chunks = count_chunks(at, batch, threads);
   parallel(chunks, threads, [&](int64_t chunk) {
@@ -463,7 +480,7 @@ void correlate_edge(T* result, const T* grad, const T* input, const Layout& at,
                     const std::vector<int64_t>& offsets) {
   with_block(at, [&]<int R, int V>() {
     const int64_t rows = at.h.out(), vectors = at.row_vectors;
-    if (at.h.kernel == 3 && at.w.kernel == 3 && at.phases() * at.h.dilation * at.w.dilation == 1)
+    if (at.h.kernel == 3 && at.w.kernel == 3 && at.phases.size() * at.h.dilation * at.w.dilation == 1)
       return correlate<T, R, V, 3, 3>(result, grad, input, at.pitch, rows, vectors);
     for (std::size_t t = 0; t < offsets.size(); ++t)
       correlate<T, R, V, 1, 1>(result + t, grad, input + offsets[t], at.pitch, rows, vectors);
@@ -475,12 +492,12 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
               const int64_t* edges, int64_t num_edges, const Layout& at, int64_t batch,
               int64_t inputs, int64_t outputs) {
   const Adjacency graph(edges, edges + num_edges, num_edges, inputs, outputs);
-  const int64_t plane = at.phases() * at.input_plane, pixels = at.h.size * at.w.size;
+  const int64_t plane = static_cast<int64_t>(at.phases.size()) * at.input_plane, pixels = at.h.size * at.w.size;
   const int64_t weights = num_edges * at.taps();
   const int64_t threads = useful_threads(2 * weights * at.h.out() * at.w.out() * batch);
   const int64_t chunks = count_chunks(at, batch, threads);
   std::vector<Taps> taps;  // of each phase
-  for (int64_t p = 0; p < at.phases(); ++p) taps.emplace_back(at, p, true);
+  for (std::size_t p = 0; p < at.phases.size(); ++p) taps.emplace_back(at, p, true);
   std::vector<int64_t> offsets;  // of each tap
   for (int64_t y = 0; y < at.h.kernel; ++y)
     for (int64_t x = 0; x < at.w.kernel; ++x) offsets.push_back(at.tap_offset(y, x));
@@ -497,14 +514,11 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
       if (x_grad) {
         parallel(inputs, threads, [&](int64_t c) {
           T* image = x_grad + (first * inputs + c) * pixels;
-          for (int64_t p = 0; p < at.phases(); ++p) {
-            const int64_t py = p / at.w.stride, px = p % at.w.stride;
-            const Span rows{at.h.first(py), at.h.last(py)}, columns{at.w.first(px), at.w.last(px)};
+          for (std::size_t p = 0; p < at.phases.size(); ++p) {
+            const auto& [rows, columns, corner, _] = at.phases[p];
             const Gatherer<T> gatherer{at, taps[p], grad, at.grad_plane, weight, graph};
-            T* corner = image + (rows.begin * at.h.stride + py - at.h.before) * at.w.size +
-                        columns.begin * at.w.stride + px - at.w.before;
-            gatherer.run({corner, inputs * pixels, at.h.stride * at.w.size, at.w.stride}, c, rows,
-                         columns, count);
+            gatherer.run({image + corner, inputs * pixels, at.h.stride * at.w.size, at.w.stride}, c,
+                         rows, columns, count);
           }
         });
       }

@@ -50,6 +50,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         ("dense parameters", "params/dense", ",d"),
         ("edges", "graph/edges", ",d"),
         ("seconds", "seconds", ",.1f"),
+        ("of these the first step, compiling included", "first_step_seconds", ",.1f"),
     ):
         if summary.get(key) is not None:
             table.add_row(label, format(summary[key], form))

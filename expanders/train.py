@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,59 +16,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from expanders.acceleration import compiled
 from expanders.data import Images, Transform, batches
 from expanders.distributed import Team
-from expanders.errors import DivergedError, SettingError
+from expanders.errors import DivergedError
 from expanders.seeds import derive
+from expanders.settings import Settings
 
 Metrics = dict[str, Any]
-Precision = Literal["auto", "fp32", "tf32", "bf16"]
-CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train, apart from optimizer and schedule.
-
-    Attributes:
-        epochs: passes over the training images; 0 trains nothing.
-        batch_size: images per step.
-        label_smoothing: between 0 (off) and 1.
-        clip_grad_norm: largest 2-norm of the whole gradient, or None for no clipping.
-        precision: of the arithmetic; parameters stay float32. `tf32` and `bf16` are for GPUs and
-            CPUs that have them; `auto` is tf32 on a GPU and fp32 on a CPU.
-        compile: mode of `torch.compile` for training steps, or `none`; `auto` compiles on a GPU.
-        channels_last: keep images and dense kernels with the channels innermost.
-
-    Raises:
-        SettingError: if a value is out of its range.
-    """
-
-    epochs: int
-    batch_size: int
-    label_smoothing: float = 0.0
-    clip_grad_norm: float | None = None
-    precision: Precision = "auto"
-    compile: CompileMode = "auto"
-    channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        for name, hint in (("precision", Precision), ("compile", CompileMode)):
-            if getattr(self, name) not in get_args(hint):
-                remedy = f"must be {' or '.join(get_args(hint))}"
-                raise SettingError(name, getattr(self, name), remedy)
-        if self.epochs < 0:
-            raise SettingError("epochs", self.epochs, "must be 0 (no training) or more")
-        if self.batch_size < 2:
-            raise SettingError(
-                "batch_size", self.batch_size, "must be 2 or more: batch norm needs two images"
-            )
-        if not 0 <= self.label_smoothing < 1:
-            raise SettingError("label_smoothing", self.label_smoothing, "must be in [0, 1)")
-        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
-            raise SettingError(
-                "clip_grad_norm", self.clip_grad_norm, "must be above 0, or null for no clipping"
-            )
 
 
 @dataclass
@@ -99,7 +54,6 @@ class Trainer:
         team: the processes that train together; each has all images and computes its share.
         history: the metrics of the epochs done so far.
         part: what the present epoch has gathered, or None between epochs.
-        first_step_seconds: how long this process took for its first step, compiling included.
     """
 
     model: nn.Module
@@ -113,7 +67,6 @@ class Trainer:
     team: Team = field(default_factory=Team)
     history: list[Metrics] = field(default_factory=list)
     part: PartOfEpoch | None = None
-    first_step_seconds: float | None = None
 
     def __post_init__(self) -> None:
         self._device = self.train.pixels.device
@@ -121,7 +74,11 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)
         self._started = time.perf_counter()
         self._parallel = self.team.parallel(self.model)
-        self._compiled = _compiled(self._parallel, self.settings.compile, self._device)
+        num_images = self.settings.epochs * len(self.train)
+        self._compiled = compiled(
+            self._parallel, self.settings.compile, self._device, num_images // self.team.size
+        )
+        self._first_step_seconds: float | None = None
 
     @property
     def epoch(self) -> int:
@@ -162,12 +119,13 @@ class Trainer:
         """Train to the end of an epoch, then evaluate; returns the metrics, also in `history`.
 
         `on_step` is called after every step with its number of images. Between steps the state can
-        be saved.
+        be saved. The process's first epoch has `first_step_seconds`, which include compiling.
 
         Raises:
             DivergedError: if the loss became infinite or not a number.
         """
         self._started = time.perf_counter() - (self.part.seconds if self.part else 0)
+        is_first = self._first_step_seconds is None
         lr = self.optimizer.param_groups[0]["lr"]
         metrics: Metrics = {"epoch": self.epoch + 1}
         metrics |= _named("train", self._train_epoch(on_step))
@@ -181,6 +139,8 @@ class Trainer:
             "images_per_second": len(self.train) / seconds,
             "seconds": self._seconds(),
         }
+        if is_first and self._first_step_seconds is not None:
+            metrics["first_step_seconds"] = self._first_step_seconds
         self.history.append(metrics)
         return metrics
 
@@ -213,9 +173,9 @@ class Trainer:
                 self.part.losses.append(loss)
                 self.part.correct += correct
                 on_step(len(labels))
-                if self.first_step_seconds is None:
+                if self._first_step_seconds is None:
                     self._synchronise()
-                    self.first_step_seconds = time.perf_counter() - start
+                    self._first_step_seconds = time.perf_counter() - start
         return self._summarise()
 
     def _augmented(self, pixels: Tensor, step: int) -> Tensor:
@@ -295,22 +255,6 @@ class Trainer:
 
     def _generator(self, name: str, *names: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, name, self.epoch, *names))
-
-
-def set_arithmetic(precision: Precision, device: torch.device) -> None:
-    """Allow or forbid tf32 on GPUs, for the whole process. Only a program's start should call it.
-
-    PyTorch's own default is tf32 for convolutions and float32 for matrix products.
-    """
-    tf32 = precision in ("auto", "tf32") and device.type == "cuda"
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = tf32
-
-
-def _compiled(model: nn.Module, mode: CompileMode, device: torch.device) -> Callable[..., Tensor]:
-    if mode == "auto":
-        mode = "default" if device.type == "cuda" else "none"
-    return model if mode == "none" else torch.compile(model, mode=mode, dynamic=False)
 
 
 @torch.inference_mode()

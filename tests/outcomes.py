@@ -15,7 +15,7 @@ import torch
 
 from tests.conftest import ROOT
 
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "first_step_seconds"}
 
 
 def outcome(folder: Path) -> dict[str, str]:

@@ -14,9 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 import launch
+from expanders import config
+from expanders.acceleration import choose_device
 from expanders.degrees import LayerShape, NetworkShape
 from expanders.errors import SettingError
-from hydra_plugins.expanders_sweeper.naming import run_name
+from hydra_plugins.expanders_sweeper.naming import resolved, run_name
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
@@ -31,8 +33,8 @@ def composed(*overrides: str, **keywords) -> DictConfig:
         return compose("config", list(overrides), **keywords)
 
 
-def checked(*overrides: str) -> launch.Config:
-    return launch.checked(launch.resolved(composed(*overrides)))
+def checked(*overrides: str) -> config.Config:
+    return config.checked(resolved(composed(*overrides)))
 
 
 def built(node):
@@ -100,10 +102,10 @@ def test_launchers_can_be_had_and_know_their_parameters(option):
 
 def test_a_sweep_takes_the_gpus_by_turns(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    chosen = [str(launch.choose_device("auto", turn)) for turn in range(3)]
+    chosen = [str(choose_device("auto", turn)) for turn in range(3)]
     assert chosen == ["cuda:0", "cuda:1", "cuda:0"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert launch.choose_device("auto", 3) == torch.device("cpu")
+    assert choose_device("auto", 3) == torch.device("cpu")
 
 
 PAPER = {  # (lr, weight decay, lr floor), batch size on CIFAR-10, on Tiny ImageNet

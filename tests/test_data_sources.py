@@ -12,6 +12,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from expanders.data import cifar10, digits
+from expanders.errors import SettingError
 from tests.image_files import NOWHERE, refusal, write
 
 
@@ -38,6 +39,14 @@ def test_digits():
     assert (shares - 0.2).abs().max() < 0.01
     again = source.load()[1]
     assert torch.equal(test.pixels, again.pixels)
+
+
+def test_a_few_digits():
+    train, test = digits(100).load()
+    assert (len(train), len(test)) == (80, 20)
+    for number in (49, 1798):
+        with pytest.raises(SettingError, match=rf"^dataset\.source\.num_images={number}: must be"):
+            digits(number)
 
 
 # ---- CIFAR-10

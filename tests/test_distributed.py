@@ -51,9 +51,10 @@ def test_shares_of_a_batch_have_the_gradients_and_statistics_of_the_whole():
     torch.multiprocessing.spawn(compare_gradients, args=(free_port(),), nprocs=2)
 
 
-def torchrun(tmp_path, *arguments):
+def torchrun(tmp_path, *arguments, processes=2):
     command = [
-        *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
+        *("--nproc-per-node", str(processes)),
         *("--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(ROOT / "launch.py")),
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
@@ -114,3 +115,9 @@ def test_two_processes_continue_together(tmp_path, common):
     ]
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_has_an_image_for_every_process(tmp_path, common):
+    result = torchrun(tmp_path, *common, "batch_size=2", processes=3)
+    assert result.returncode != 0
+    assert "error: batch_size=2: must be at least the number of processes, 3" in result.stderr

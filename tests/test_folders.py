@@ -77,19 +77,23 @@ def test_a_job_of_slurm_waits_for_the_process_that_it_replaces(tmp_path, monkeyp
 
 
 def test_a_requeued_job_is_told_from_another_one(tmp_path, monkeypatch):
-    """`restart=true` holds once for a job, not again when it goes on after a requeue."""
+    """`restart=true` holds once for a job, not again when it goes on after a requeue.
+
+    It holds again where it is typed again, in the same interactive job.
+    """
     first = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
+    again = first | {"SLURM_RESTART_COUNT": "1"}
     second = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "11"}
     seen = []
-    for variables in (first, first, second, {}, {}, first):
+    for variables in (first, first, again, second, {}, {}, again):
         with monkeypatch.context() as patch:
-            for name in first:
+            for name in again:
                 patch.delenv(name, raising=False)
             for name, value in variables.items():
                 patch.setenv(name, value)
             with folders.locked(tmp_path) as requeued:
                 seen.append(requeued)
-    assert seen == [False, True, False, False, False, False]
+    assert seen == [False, False, True, False, False, False, False]
     with monkeypatch.context() as patch:
         for name, value in second.items():
             patch.setenv(name, value)
@@ -117,6 +121,8 @@ def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
     )
     try:
         assert holder.stdout.readline() == "locked\n"
+        assert folders.state(tmp_path) == State.RUNNING
+        assert folders.owner(tmp_path).startswith(f"process {holder.pid} on ")
         with (
             pytest.raises(SettingError, match=rf"process {holder.pid} on .* is training in this"),
             folders.locked(tmp_path),
@@ -124,6 +130,7 @@ def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock(tmp_path):
             pass
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
+        assert folders.state(tmp_path) == State.NEW
         with folders.locked(tmp_path):
             assert str(os.getpid()) in Path(tmp_path / "lock").read_text()
     finally:

@@ -16,9 +16,10 @@ from torch import nn
 
 from expanders import checkpoint, runs, schedules
 from expanders.data import Images, Transform
+from expanders.settings import Settings
 from expanders.sparsification import sparsify
 from expanders.tracking import WandbSettings
-from expanders.train import Settings, Trainer
+from expanders.train import Trainer
 from launch import one_line
 from tests.outcomes import metrics, outcome, outcomes, started, wait_for, without_times
 from tests.test_tracking import of_type, records

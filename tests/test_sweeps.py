@@ -1,11 +1,13 @@
 """Every file under sweeps/: its cells, its header, and the life of a sweep."""
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
+from expanders import folders
 from tests.conftest import ROOT
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
@@ -16,7 +18,7 @@ CELLS = {
     "resnet_tinyimagenet": 15,
     "dense": 12,
     "paper": 57,
-    "smoke": 13,
+    "smoke": 33,
     "expansion": 24,
 }
 
@@ -102,6 +104,28 @@ def test_nothing_to_do_is_said(launch, few_images):
     again = launch(*axes)
     assert again.returncode == 0
     assert "1 cell: 1 done" in again.stdout
+
+
+def test_cells_that_another_command_trains_are_left_to_it(launch, tmp_path, few_images):
+    axes = (*TINY, *images(few_images), "graph=rreg,xnet")
+    planned = cells_of(launch(*axes, "dry_run=true"))
+    (theirs,) = (tmp_path / "runs" / name for name in planned if "-xnet-" in name)
+    theirs.mkdir(parents=True)
+    with folders.locked(theirs):
+        result = launch(*axes)
+    assert result.returncode == 1
+    assert "2 cells: 1 to do, 1 training" in result.stdout
+    assert f"process {os.getpid()} on " in result.stdout
+    assert "error: 1 of 2 cells are not done" in result.stderr
+    assert not list(theirs.glob("*.pt"))
+    assert launch(*axes).returncode == 0
+
+
+def test_torchrun_trains_no_sweep(launch, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    result = launch(*TINY)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: torchrun trains one run, not a sweep")
 
 
 def test_an_unknown_sweep_lists_those_that_exist(launch):

@@ -28,20 +28,25 @@ TINYIMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 TINYIMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-def digits() -> Source:
+def digits(num_images: int = 1797) -> Source:
     """Scikit-learn's handwritten digits: 1,797 real grey images of 10 classes, no download.
 
     Enlarged from 8x8 to 32x32 by bilinear interpolation, which keeps strokes smooth where copying
-    pixels would add edges that nobody wrote. The test part is a fixed stratified fifth.
+    pixels would add edges that nobody wrote. The test part is a fixed stratified fifth. For a quick
+    trial, take only the first `num_images`, training and test part together; at least 50.
     """
+    if not 50 <= num_images <= 1797:
+        remedy = "must be between 50 and 1797"
+        raise SettingError("dataset.source.num_images", num_images, remedy)
 
     def load() -> tuple[Images, Images]:
         from sklearn.datasets import load_digits
 
         data = load_digits()
-        grey = torch.from_numpy(data.images).float()[:, None] * (255 / 16)
+        grey = torch.from_numpy(data.images[:num_images]).float()[:, None] * (255 / 16)
         large = F.interpolate(grey, (32, 32), mode="bilinear").round().to(torch.uint8)
-        images = Images(large.repeat(1, 3, 1, 1), torch.from_numpy(data.target).long())
+        labels = torch.from_numpy(data.target[:num_images]).long()
+        images = Images(large.repeat(1, 3, 1, 1), labels)
         return split(images, 0.2, stream(0, "digits", "test"))
 
     return Source(10, load)

@@ -9,13 +9,10 @@ import inspect
 import json
 from collections.abc import Collection, Mapping
 from pkgutil import resolve_name
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-Settings = dict[str, Any]
-
-GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
+from expanders.config import GROUPS, Node
 
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {
@@ -24,7 +21,7 @@ _NOT_PART_OF_THE_RUN = {
 }
 
 
-def resolved(cfg: DictConfig) -> Settings:
+def resolved(cfg: DictConfig) -> Node:
     """All settings but Hydra's own, as plain containers, with interpolations resolved."""
     return {
         str(key): OmegaConf.to_container(cfg[key], resolve=True, throw_on_missing=True)
@@ -35,7 +32,7 @@ def resolved(cfg: DictConfig) -> Settings:
     }
 
 
-def definition_of(settings: Settings, choices: Mapping[str, str]) -> Settings:
+def definition_of(settings: Node, choices: Mapping[str, str]) -> Node:
     """The settings that decide what a run computes. A dense network has no degree."""
     ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
     named = {name: choices[name] for name in GROUPS if name not in ignored}
@@ -43,7 +40,7 @@ def definition_of(settings: Settings, choices: Mapping[str, str]) -> Settings:
     return {"choices": named} | kept
 
 
-def label_of(definition: Settings) -> str:
+def label_of(definition: Node) -> str:
     """The choices in a few words: `vgg16bn-cifar10-rewired-p0.3-d3`.
 
     Options of the graph model and of the degree policy are named where they are not the default.
@@ -58,7 +55,7 @@ def label_of(definition: Settings) -> str:
     return "-".join(words)
 
 
-def _unusual(node: Settings, but: Collection[str] = ()) -> list[str]:
+def _unusual(node: Node, but: Collection[str] = ()) -> list[str]:
     """The options of a group that differ from the defaults of its function."""
     parameters = inspect.signature(resolve_name(node["_target_"])).parameters
     options = {key: value for key, value in node.items() if key in parameters and key not in but}
@@ -69,13 +66,13 @@ def _unusual(node: Settings, but: Collection[str] = ()) -> list[str]:
     ]
 
 
-def _seeds(definition: Settings) -> str:
+def _seeds(definition: Node) -> str:
     """`s0`, or `s0-graph7` where a stream has a seed of its own."""
     own = [f"{name}{seed}" for name, seed in definition["seeds"].items() if seed is not None]
     return "-".join([f"s{definition['seed']}", *own])
 
 
-def cell_of(definition: Settings) -> str:
+def cell_of(definition: Node) -> str:
     """The label and a digest of all that defines the run but its seeds: equal for repetitions."""
     settings = {key: value for key, value in definition.items() if key not in ("seed", "seeds")}
     return f"{label_of(definition)}-{_digest(settings)}"
@@ -87,7 +84,7 @@ def run_name(*, _root_: DictConfig) -> str:
     return f"{label_of(definition)}-{_seeds(definition)}-{_digest(definition)}"
 
 
-def _digest(settings: Settings) -> str:
+def _digest(settings: Node) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -1,6 +1,7 @@
 """A sweep over a union of grids, which knows what is done and says what is not."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class GridSweeper(BasicSweeper):
 
     A grid is a mapping from keys to values with commas, as on the command line; the command line's
     own axes are added to every grid and win over it. Cells of the same settings are one cell.
-    Finished cells are skipped, the others are started; cells that fail do not stop the rest.
+    Cells that are finished, or that another command is training, are skipped, the others are
+    started; cells that fail do not stop the rest.
     """
 
     def __init__(
@@ -56,19 +58,23 @@ class GridSweeper(BasicSweeper):
         """Start all cells that are not done, `max_batch_size` at a time, and wait for them.
 
         Raises:
-            SweepError: without cells, if two cells share a folder, or if cells are not done at the
-                end; they are then listed with the reasons.
+            SweepError: under `torchrun`, without cells, if two cells share a folder, or if cells
+                are not done at the end; they are then listed with the reasons.
         """
         assert self.launcher is not None
+        if "LOCAL_RANK" in os.environ:
+            raise SweepError("torchrun trains one run, not a sweep: leave out torchrun, or -m")
         cells, dry_run, restart = self._cells(arguments)
-        to_do = [cell for cell in cells if restart or cell.state != State.DONE]
+        others = {State.RUNNING} if restart else {State.RUNNING, State.DONE}
+        to_do = [cell for cell in cells if cell.state not in others]
         self._announce(cells)
-        if dry_run or not to_do:
+        if dry_run:
             return []
         results: list[JobReturn] = []
         overrides = [list(cell.overrides) for cell in to_do]
         try:
-            for batch in self.split_overrides_to_chunks(overrides, self.max_batch_size):
+            size = self.max_batch_size or max(1, len(overrides))
+            for batch in self.split_overrides_to_chunks(overrides, size):
                 results.extend(self.launcher.launch(batch, initial_job_idx=len(results)))
         except Exception as error:  # a worker that was killed; the folders tell what is missing
             log.error("The launcher stopped: %s", error)
@@ -120,6 +126,8 @@ class GridSweeper(BasicSweeper):
         left = [cell for cell in cells if cell.state != State.DONE or cell.folder in errors]
         for cell in left:
             reason = errors.get(cell.folder) or folders.failure(cell.folder) or "did not end"
+            if cell.state == State.RUNNING:
+                reason = f"{folders.owner(cell.folder)} is training it"
             log.error("%-9s  %s: %s", cell.state, cell.folder, reason)
         if left:
             remedy = "the same command tries them again"
