@@ -11,14 +11,13 @@ for each other, two were slower than one.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
 
 import torch
 import torchvision
+from common import machine, spread
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
@@ -66,7 +65,7 @@ def images_per_second(epoch: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> flo
 
 
 def main() -> None:
-    """Measure, and print medians with their range and the ratio."""
+    """Measure, and print medians with their range, and ratios with their quartiles."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -104,10 +103,9 @@ def main() -> None:
             rates[name].append(images_per_second(epoch()))
 
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores; torch {torch.__version__}, "
-        f"torchvision {torchvision.__version__}, Python {platform.python_version()}; "
-        f"{options.threads} thread(s), {options.workers} workers; {options.images} random images "
-        f"3x{SIDE}x{SIDE}, batch {options.batch_size}, {options.rounds} rounds"
+        f"{machine(options.threads)}, torchvision {torchvision.__version__}; {options.workers} "
+        f"workers; {options.images} random images 3x{SIDE}x{SIDE}, batch {options.batch_size}, "
+        f"{options.rounds} rounds"
     )
     for name, values in rates.items():
         median, low, high = statistics.median(values), min(values), max(values)
@@ -115,8 +113,7 @@ def main() -> None:
     for name in list(rates)[1:]:
         pairs = zip(rates["in memory"], rates[name], strict=True)
         ratios = [ours / theirs for ours, theirs in pairs]
-        low, high = min(ratios), max(ratios)
-        print(f"in memory / {name}: {statistics.median(ratios):.1f} ({low:.1f} to {high:.1f})")
+        print(f"in memory / {name}: {spread(ratios)}")
 
 
 if __name__ == "__main__":

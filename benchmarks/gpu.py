@@ -15,20 +15,18 @@ This script has not run on a GPU yet; with `--device cpu --images 256` it runs w
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from common import machine, spread
+from data import MEAN, STD, PerImage
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch.utils.data import DataLoader
 
 from expanders import models, schedules
 from expanders.acceleration import set_arithmetic
@@ -37,7 +35,6 @@ from expanders.settings import Settings
 from expanders.sparsification import sparsify
 from expanders.train import Trainer
 
-MEAN, STD = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
 TRAINED = 45_000  # images of CIFAR-10 that are not kept for validation
 OURS: dict[str, dict[str, Any]] = {
     "tf32": {"precision": "tf32", "compile": "none"},
@@ -52,28 +49,6 @@ OURS: dict[str, dict[str, Any]] = {
         "precision": "bf16", "compile": "reduce-overhead", "channels_last": True,
     },
 }  # fmt: skip
-
-
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Images as a plain script holds them: arrays, turned to PIL and augmented one by one."""
-
-    def __init__(self, images: Images) -> None:
-        self.pixels = images.pixels.permute(0, 2, 3, 1).numpy()
-        self.labels = images.labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(np.array(MEAN) / 255, np.array(STD) / 255),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
 def network(name: str, degree: int | None, device: torch.device) -> nn.Module:
@@ -97,7 +72,7 @@ def plain_loop(
 ) -> Callable[[], None]:
     """One epoch of a plain training script, as a function."""
     loader = DataLoader(
-        Pictures(images),
+        PerImage(images, from_pil=True),
         batch_size=options.batch_size,
         shuffle=True,
         drop_last=True,
@@ -175,12 +150,10 @@ def lines(
             seconds[how].append(timed(loop, device))
     for how, taken in seconds.items():
         ratios = [plain / ours for plain, ours in zip(seconds["plain"], taken, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
         speed = count / statistics.median(taken)
         yield (
-            f"{name:9} {degree or 'dense':>6}  {how:30} {speed:9.0f}  {middle:6.2f} "
-            f"({low:.2f} to {high:.2f})  {300 * TRAINED / speed / 60:8.1f}  "
-            f"{first[how] - statistics.median(taken):8.1f}"
+            f"{name:9} {degree or 'dense':>6}  {how:30} {speed:9.0f}  {spread(ratios)}  "
+            f"{300 * TRAINED / speed / 60:8.1f}  {first[how] - statistics.median(taken):8.1f}"
         )
 
 
@@ -198,11 +171,10 @@ def main() -> None:
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU here; --device cpu --images 256 tries the script")
-    what = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    what = f"{torch.cuda.get_device_name(device)}; " if device.type == "cuda" else ""
     print(
-        f"{what}, {options.workers} workers for the plain loop; torch {torch.__version__}, "
-        f"Python {platform.python_version()}; {options.images} images a round, {options.rounds} "
-        f"rounds, batch {options.batch_size}\n\n"
+        f"{what}{machine(torch.get_num_threads())}; {options.workers} workers for the plain loop, "
+        f"{options.images} images a round, {options.rounds} rounds, batch {options.batch_size}\n\n"
         "network   degree  loop                            images/s  ratio (quartiles)     "
         "300 epochs, min  first epoch's extra s"
     )

@@ -10,8 +10,6 @@ thread, since threads that wait for each other would count as CPU time.
 """
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from collections.abc import Callable
 import networkx as nx
 import numpy as np
 import torch
+from common import machine
 from threadpoolctl import threadpool_limits
 
 from expanders import degrees, graphs, models, sparsification, spectra
@@ -85,8 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of ours; the other side has one")
     options = parser.parse_args()
-    cores, versions = os.cpu_count(), f"NumPy {np.__version__}, networkx {nx.__version__}"
-    print(f"{platform.machine()}, {cores} cores, Python {platform.python_version()}, {versions}")
+    print(f"{machine(num_threads=1)}, NumPy {np.__version__}, networkx {nx.__version__}")
     print(
         f"{'network':10s}{'degree':>7s}{'layers':>7s}{'edges':>9s}{'ours, CPU s':>20s}"
         f"{'Ramanujan':>10s}{'usual, CPU s':>13s}{'Ramanujan':>10s}{'ratio':>7s}"

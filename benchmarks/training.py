@@ -14,7 +14,6 @@ A step is forward, backward and SGD with Nesterov momentum. Nothing else runs: n
 
 import argparse
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import machine, spread
 from torch import nn
 from torch.nn import functional as F
 
@@ -105,7 +105,7 @@ def inference(name: str, degree: int | None, how: str, batch_size: int) -> Run:
 
 
 def timed(run: Run) -> float:
-    """Seconds of a run; of a short one, the mean of several in a row after one to warm the caches."""
+    """Seconds of a run; of a short one, the mean of several in a row."""
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
@@ -139,14 +139,13 @@ def compare(make: Callable[..., Run], name: str, degree: int, batch_size: int, r
         for side in ("dense", "ours")
     }
     ratios = [d / o for d, o in zip(times[best["dense"]], times[best["ours"]], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
     medians = {side: statistics.median(times[best[side]]) for side in best}
     eager = statistics.median(times["ours", "eager"])
     return (
         f"{name:9} {degree or 'dense':>6} {batch_size:5} | "
         f"{medians['dense'] * 1e3:8.2f} {best['dense'][1]:13} | "
         f"{medians['ours'] * 1e3:8.2f} {best['ours'][1]:13} | "
-        f"{middle:6.2f} ({low:.2f} to {high:.2f}) | {medians['dense'] / eager:6.2f}"
+        f"{spread(ratios)} | {medians['dense'] / eager:6.2f}"
     )
 
 
@@ -243,14 +242,6 @@ def print_memory(options: argparse.Namespace) -> None:
             )
 
 
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """Measure what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -277,8 +268,7 @@ def main() -> None:
         name, degree, execution, batch_size = options.measure_memory
         return measure_memory(name, int(degree) if degree else None, execution, int(batch_size))
     print(
-        f"{processor()}, {options.threads} threads, load {os.getloadavg()[0]:.1f}; torch "
-        f"{torch.__version__}, Python {platform.python_version()}; {options.rounds} rounds"
+        f"{machine(options.threads)}; {options.rounds} rounds"
         f"{', freed memory is returned' if options.return_memory else ''}"
     )
     print_speed(options)

@@ -70,12 +70,14 @@ def is_faster_sparse(
 
 
 def _is_supported(x: Tensor, weight: Tensor) -> bool:
-    """Whether there is a sparse operator for these tensors."""
+    """Whether there is a sparse operator for these tensors.
+
+    Under autocast it computes in the weights' float32, whatever type its neighbours computed in.
+    """
     return (
         x.device.type == weight.device.type == "cpu"
-        and x.dtype == weight.dtype
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
+        and weight.dtype in (torch.float32, torch.float64)
+        and (x.dtype == weight.dtype or torch.is_autocast_enabled("cpu"))
     )
 
 
@@ -99,13 +101,13 @@ def conv2d(
         margins: columns and rows of zeros to add: left, right, top, bottom.
 
     Returns:
-        Contiguous images (N, num_right, H', W').
+        Contiguous images (N, num_right, H', W'), of the type of `weight`.
 
     Raises:
         RuntimeError: if the operator could not be built (see `is_available`), or on wrong shapes.
     """
     y: Tensor = torch.ops.expanders.sparse_conv2d(
-        x, weight, edges, num_right, stride, margins, dilation
+        x.to(weight.dtype), weight, edges, num_right, stride, margins, dilation
     )
     return y
 

@@ -2,15 +2,15 @@
 // of the input and gradient of the live kernels. Work and memory are proportional to the edges.
 //
 // Packing. Each thread copies some images into zero-padded planes that fit its cache. Several small
-// images lie side by side in one plane, so that rows are as long as vectors. For a stride s, a plane
-// is split into s*s phases (every s-th row and column). After that a kernel tap is a constant offset
-// in memory, and output, input gradient and weight gradient are loops over long rows:
+// images lie side by side in one plane, so that rows are as long as vectors. For a stride s, a
+// plane is split into s*s phases (every s-th row and column). After that a kernel tap is a constant
+// offset in memory, and output, input gradient and weight gradient are loops over long rows:
 //
-//   output[o][p]        = sum over edges (i, o) and taps t of weight[e][t] * input[i][p + offset[t]]
-//   input_grad[i][p]    = the same over the reversed edges, with output_grad and -offset[t]
-//   weight_grad[e][t]   = sum over positions p of output_grad[o][p] * input[i][p + offset[t]]
+//   output[o][p]      = sum over edges (i, o) and taps t of weight[e][t] * input[i][p + offset[t]]
+//   input_grad[i][p]  = the same over the reversed edges, with output_grad and -offset[t]
+//   weight_grad[e][t] = sum over positions p of output_grad[o][p] * input[i][p + offset[t]]
 //
-// Blocks of 8 vectors stay in registers while all edges and taps are added to them. Positions
+// Blocks of up to 8 vectors stay in registers while all edges and taps are added to them. Positions
 // between images hold values that nobody reads (output), or zeros (packed planes).
 
 #include <ATen/core/Tensor.h>
@@ -123,7 +123,9 @@ struct Axis {
     return false;
   }
   // Input positions [first, last) of a phase that are pixels, not padding.
-  int64_t first(int64_t phase) const { return ceil_div(std::max<int64_t>(before - phase, 0), stride); }
+  int64_t first(int64_t phase) const {
+    return ceil_div(std::max<int64_t>(before - phase, 0), stride);
+  }
   int64_t last(int64_t phase) const {
     return std::max(ceil_div(std::max<int64_t>(before + size - phase, 0), stride), first(phase));
   }
@@ -147,8 +149,8 @@ struct Phase {
   bool has_taps;
 };
 
-// How images are packed: `images` side by side, `slot` positions each, rows `pitch` positions apart,
-// computed in blocks of block_rows rows and block_vectors vectors, `padded` positions in a row.
+// How images are packed: `images` side by side, `slot` positions each, rows `pitch` positions apart.
+// Computed are `padded` positions of a row, in blocks of block_rows rows and block_vectors vectors.
 struct Layout {
   Axis h, w;
   int lanes, block_rows, block_vectors;
@@ -156,7 +158,8 @@ struct Layout {
   std::vector<Phase> phases;
 
   Layout(Axis h, Axis w, int lanes, int64_t batch) : h(h), w(w), lanes(lanes) {
-    const int64_t gap = std::max<int64_t>({0, w.reach() - w.first(w.stride - 1), w.last(0) - w.out()});
+    const int64_t gap =
+        std::max<int64_t>({0, w.reach() - w.first(w.stride - 1), w.last(0) - w.out()});
     slot = std::max(ceil_div(w.size + std::max(w.before, w.after), w.stride), w.out() + gap);
     choose_images_and_block(batch);
     const int64_t rows = std::max(round_up(h.out(), block_rows),
@@ -178,6 +181,7 @@ struct Layout {
   }
 
   int64_t taps() const { return h.kernel * w.kernel; }
+  int64_t input_channel() const { return phases.size() * input_plane; }
   int64_t tap_phase(int64_t y, int64_t x) const { return h.phase(y) * w.stride + w.phase(x); }
   int64_t tap_shift(int64_t y, int64_t x) const { return h.shift(y) * pitch + w.shift(x); }
   int64_t tap_offset(int64_t y, int64_t x) const {
@@ -206,8 +210,8 @@ struct Layout {
   }
 };
 
-// The nonzero taps of one phase of the input: as columns if the rows of the kernel are neighbours in
-// memory, as single taps otherwise. Reversed for the gradient of the input.
+// The nonzero taps of one phase of the input: as columns if the rows of the kernel are neighbours
+// in memory, as single taps otherwise. Reversed for the gradient of the input.
 struct Taps {
   int height = 1;
   std::vector<Column> columns;
@@ -221,8 +225,8 @@ struct Taps {
         if (!reversed)
           columns.push_back({at.tap_offset(y, x), weight, at.w.kernel});
         else if (at.tap_phase(y, x) == phase)
-          columns.push_back({-at.tap_shift(y + height - 1, x),
-                             weight + (height - 1) * at.w.kernel, -at.w.kernel});
+          columns.push_back({-at.tap_shift(y + height - 1, x), weight + (height - 1) * at.w.kernel,
+                             -at.w.kernel});
       }
   }
 };
@@ -255,9 +259,9 @@ struct Adjacency {
 
 // Adds one kernel column to a block of R rows and V vectors. Each input row is loaded once.
 template <typename T, int R, int V, int K>
-inline __attribute__((always_inline)) void add_column(
-    typename Simd<T>::Vector (&sum)[R][V], const T* input, int64_t pitch, const T* weight,
-    int64_t step) {
+inline __attribute__((always_inline)) void add_column(typename Simd<T>::Vector (&sum)[R][V],
+                                                      const T* input, int64_t pitch,
+                                                      const T* weight, int64_t step) {
   typename Simd<T>::Vector w[K];
 #pragma GCC unroll 16
   for (int k = 0; k < K; ++k) w[k] = weight[k * step] - typename Simd<T>::Vector{};
@@ -303,7 +307,8 @@ void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t 
       for (int v = 0; v < V; ++v) {
         typename Simd<T>::Vector g[R];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) g[r] = Simd<T>::load(grad + at + r * pitch + v * Simd<T>::lanes);
+        for (int r = 0; r < R; ++r)
+          g[r] = Simd<T>::load(grad + at + r * pitch + v * Simd<T>::lanes);
 #pragma GCC unroll 16
         for (int i = 0; i < R + K - 1; ++i)
 #pragma GCC unroll 16
@@ -311,7 +316,8 @@ void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t 
             const auto x = Simd<T>::load(input + at + i * pitch + v * Simd<T>::lanes + m);
 #pragma GCC unroll 16
             for (int k = 0; k < K; ++k)
-              if (i - k >= 0 && i - k < R) sum[copies == 1 ? 0 : i * V + v][k * M + m] += g[i - k] * x;
+              if (i - k >= 0 && i - k < R)
+                sum[copies == 1 ? 0 : i * V + v][k * M + m] += g[i - k] * x;
           }
       }
     }
@@ -382,8 +388,8 @@ void pack_input(T* packed, const T* x, const Layout& at, int64_t channels, int64
 }
 
 template <typename T>
-void pack_grad(T* packed, const T* grad, const Layout& at, int64_t channels, int64_t c, int64_t first,
-               int64_t count) {
+void pack_grad(T* packed, const T* grad, const Layout& at, int64_t channels, int64_t c,
+               int64_t first, int64_t count) {
   const int64_t height = at.h.out(), width = at.w.out();
   for (int64_t row = 0; row < height; ++row)
     for (int64_t n = 0; n < count; ++n)
@@ -426,8 +432,8 @@ struct Gatherer {
         T* block = direct ? pixels : strip.data();
         const int64_t pitch = direct ? target.row_step : padded;
         for (int64_t x = 0; x < padded; x += V * Simd<T>::lanes)
-          kernel(block + x, pitch, source + row * at.pitch + columns.begin + x, plane, at.pitch, begin,
-                 end, weight, at.taps(), taps.columns);
+          kernel(block + x, pitch, source + row * at.pitch + columns.begin + x, plane, at.pitch,
+                 begin, end, weight, at.taps(), taps.columns);
         if (direct) continue;
         for (int64_t r = 0; r < std::min<int64_t>(R, rows.end - row); ++r)
           for (int64_t n = 0; n < count; ++n)
@@ -456,7 +462,7 @@ template <typename T>
 void forward(T* y, const T* x, const T* weight, const Adjacency& graph, const Layout& at,
              int64_t batch, int64_t inputs, int64_t outputs) {
   const Taps taps(at, 0, false);
-  const int64_t plane = static_cast<int64_t>(at.phases.size()) * at.input_plane, pixels = at.h.out() * at.w.out();
+  const int64_t plane = at.input_channel(), pixels = at.h.out() * at.w.out();
   const int64_t threads = useful_threads(graph.neighbours.size() * at.taps() * pixels * batch);
   const int64_t chunks = count_chunks(at, batch, threads);
   parallel(chunks, threads, [&](int64_t chunk) {
@@ -480,7 +486,8 @@ void correlate_edge(T* result, const T* grad, const T* input, const Layout& at,
                     const std::vector<int64_t>& offsets) {
   with_block(at, [&]<int R, int V>() {
     const int64_t rows = at.h.out(), vectors = at.row_vectors;
-    if (at.h.kernel == 3 && at.w.kernel == 3 && at.phases.size() * at.h.dilation * at.w.dilation == 1)
+    if (at.h.kernel == 3 && at.w.kernel == 3 &&
+        at.phases.size() * at.h.dilation * at.w.dilation == 1)
       return correlate<T, R, V, 3, 3>(result, grad, input, at.pitch, rows, vectors);
     for (std::size_t t = 0; t < offsets.size(); ++t)
       correlate<T, R, V, 1, 1>(result + t, grad, input + offsets[t], at.pitch, rows, vectors);
@@ -492,7 +499,7 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
               const int64_t* edges, int64_t num_edges, const Layout& at, int64_t batch,
               int64_t inputs, int64_t outputs) {
   const Adjacency graph(edges, edges + num_edges, num_edges, inputs, outputs);
-  const int64_t plane = static_cast<int64_t>(at.phases.size()) * at.input_plane, pixels = at.h.size * at.w.size;
+  const int64_t plane = at.input_channel(), pixels = at.h.size * at.w.size;
   const int64_t weights = num_edges * at.taps();
   const int64_t threads = useful_threads(2 * weights * at.h.out() * at.w.out() * batch);
   const int64_t chunks = count_chunks(at, batch, threads);
@@ -528,8 +535,8 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
         });
         parallel(num_edges, threads, [&](int64_t e) {
           correlate_edge(partial.data() + chunk * weights + e * offsets.size(),
-                         grad + edges[num_edges + e] * at.grad_plane, packed.data() + edges[e] * plane,
-                         at, offsets);
+                         grad + edges[num_edges + e] * at.grad_plane,
+                         packed.data() + edges[e] * plane, at, offsets);
         });
       }
     });
@@ -540,54 +547,66 @@ void backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* w
 
 // ---------------------------------------------------------------------------- operators
 
-// The layout for images of x; a 1x1 convolution sees an image as one long row.
-Layout make_layout(const Tensor& x, const Tensor& weight, at::IntArrayRef stride,
-                   at::IntArrayRef margins, at::IntArrayRef dilation) {
-  const int lanes = kVectorBytes / x.element_size();
-  Axis h{x.size(2), weight.size(1), stride[0], margins[2], margins[3], dilation[0]};
-  Axis w{x.size(3), weight.size(2), stride[1], margins[0], margins[1], dilation[1]};
-  TORCH_CHECK(h.size + h.before + h.after > (h.kernel - 1) * h.dilation &&
-                  w.size + w.before + w.after > (w.kernel - 1) * w.dilation,
-              "sparse_conv2d: the kernel is larger than the padded image");
-  const bool pointwise = weight.size(1) * weight.size(2) == 1 && stride[0] * stride[1] == 1 &&
-                         margins[0] + margins[1] + margins[2] + margins[3] == 0;
-  if (pointwise) {
-    w.size *= h.size;
-    h.size = 1;
+// Numbers of a convolution, all from the operators' arguments.
+struct Problem {
+  Axis h, w;
+  int64_t batch, inputs, num_edges;
+  Layout layout;
+
+  Problem(const Tensor& x, const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef margins,
+          at::IntArrayRef dilation)
+      : h{x.size(2), weight.size(1), stride[0], margins[2], margins[3], dilation[0]},
+        w{x.size(3), weight.size(2), stride[1], margins[0], margins[1], dilation[1]},
+        batch(x.size(0)),
+        inputs(x.size(1)),
+        num_edges(weight.size(0)),
+        layout(make_layout(kVectorBytes / x.element_size())) {}
+
+ private:
+  // A 1x1 convolution sees an image as one long row.
+  Layout make_layout(int lanes) const {
+    TORCH_CHECK(h.size + h.before + h.after > (h.kernel - 1) * h.dilation &&
+                    w.size + w.before + w.after > (w.kernel - 1) * w.dilation,
+                "sparse_conv2d: the kernel is larger than the padded image");
+    if (h.kernel * w.kernel * h.stride * w.stride > 1 || h.before + h.after + w.before + w.after)
+      return Layout(h, w, lanes, batch);
+    Axis row = h, column = w;
+    row.size = 1;
+    column.size = h.size * w.size;
+    return Layout(row, column, lanes, batch);
   }
-  return Layout(h, w, lanes, x.size(0));
-}
+};
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& edges, int64_t outputs,
               at::IntArrayRef stride, at::IntArrayRef margins, at::IntArrayRef dilation) {
-  const Layout at = make_layout(x, weight, stride, margins, dilation);
+  const Problem it(x, weight, stride, margins, dilation);
   const Tensor xc = x.contiguous(), wc = weight.contiguous(), ec = edges.contiguous();
-  const int64_t batch = x.size(0), inputs = x.size(1), num_edges = weight.size(0);
-  const int64_t height = (x.size(2) + margins[2] + margins[3] - dilation[0] * (weight.size(1) - 1) - 1) / stride[0] + 1;
-  const int64_t width = (x.size(3) + margins[0] + margins[1] - dilation[1] * (weight.size(2) - 1) - 1) / stride[1] + 1;
-  Tensor y = at::empty({batch, outputs, height, width}, x.options());
+  Tensor y = at::empty({it.batch, outputs, it.h.out(), it.w.out()}, x.options());
   const int64_t* e = ec.const_data_ptr<int64_t>();
-  const Adjacency graph(e + num_edges, e, num_edges, outputs, inputs);
+  const Adjacency graph(e + it.num_edges, e, it.num_edges, outputs, it.inputs);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sparse_conv2d", [&] {
-    forward(y.mutable_data_ptr<scalar_t>(), xc.const_data_ptr<scalar_t>(), wc.const_data_ptr<scalar_t>(),
-            graph, at, batch, inputs, outputs);
+    forward(y.mutable_data_ptr<scalar_t>(), xc.const_data_ptr<scalar_t>(),
+            wc.const_data_ptr<scalar_t>(), graph, it.layout, it.batch, it.inputs, outputs);
   });
   return y;
 }
 
-std::tuple<Tensor, Tensor> conv2d_backward(const Tensor& grad, const Tensor& x, const Tensor& weight,
-                                           const Tensor& edges, at::IntArrayRef stride,
-                                           at::IntArrayRef margins, at::IntArrayRef dilation,
-                                           bool need_x, bool need_weight) {
-  const Layout at = make_layout(x, weight, stride, margins, dilation);
-  const Tensor gc = grad.contiguous(), xc = x.contiguous(), wc = weight.contiguous(), ec = edges.contiguous();
-  Tensor x_grad = need_x ? at::empty(x.sizes(), x.options()) : at::empty({0}, x.options());
-  Tensor weight_grad = need_weight ? at::zeros(weight.sizes(), weight.options()) : at::empty({0}, weight.options());
+std::tuple<Tensor, Tensor> conv2d_backward(const Tensor& grad, const Tensor& x,
+                                           const Tensor& weight, const Tensor& edges,
+                                           at::IntArrayRef stride, at::IntArrayRef margins,
+                                           at::IntArrayRef dilation, bool need_x,
+                                           bool need_weight) {
+  const Problem it(x, weight, stride, margins, dilation);
+  const Tensor gc = grad.contiguous(), xc = x.contiguous(), wc = weight.contiguous();
+  const Tensor ec = edges.contiguous();
+  Tensor x_grad = at::empty(need_x ? x.sizes() : at::IntArrayRef{0}, x.options());
+  Tensor weight_grad = at::zeros(need_weight ? weight.sizes() : at::IntArrayRef{0}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sparse_conv2d_backward", [&] {
     backward(need_x ? x_grad.mutable_data_ptr<scalar_t>() : nullptr,
              need_weight ? weight_grad.mutable_data_ptr<scalar_t>() : nullptr,
-             gc.const_data_ptr<scalar_t>(), xc.const_data_ptr<scalar_t>(), wc.const_data_ptr<scalar_t>(),
-             ec.const_data_ptr<int64_t>(), weight.size(0), at, x.size(0), x.size(1), grad.size(1));
+             gc.const_data_ptr<scalar_t>(), xc.const_data_ptr<scalar_t>(),
+             wc.const_data_ptr<scalar_t>(), ec.const_data_ptr<int64_t>(), it.num_edges, it.layout,
+             it.batch, it.inputs, grad.size(1));
   });
   return {x_grad, weight_grad};
 }

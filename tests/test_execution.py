@@ -281,11 +281,17 @@ def test_other_types_compute_densely(dtype):
     assert layer(torch.randn(1, 3, 5, 5, dtype=dtype)).dtype == dtype
 
 
-def test_autocast_computes_densely():
+@needs_compiler
+def test_under_autocast_the_sparse_path_stays_in_float32():
     layer = conv(3, 4, random_edges(3, 4, 6), dtype=torch.float32)
-    layer.execution = "sparse"
+    x = torch.randn(1, 3, 5, 5)
+    exact = run(layer, x.bfloat16().float(), "sparse")
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert layer(torch.randn(1, 3, 5, 5)).dtype == torch.bfloat16
+        for single, double in zip(run(layer, x.bfloat16(), "sparse"), exact, strict=True):
+            torch.testing.assert_close(single.float(), double, rtol=1e-2, atol=1e-2)
+        assert layer(x).dtype == torch.float32
+        layer.execution = "dense"
+        assert layer(x).dtype == torch.bfloat16
 
 
 def test_auto_takes_the_sparse_path_for_few_edges_only():

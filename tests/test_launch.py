@@ -230,7 +230,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_files(launch, tmp
 def test_ctrl_c_keeps_the_checkpoint_and_the_same_command_continues(tmp_path, launch, few_images):
     common = (*FEW, f"dataset.root={few_images}", "model=resnet32", f"hydra.run.dir={tmp_path}/a")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *common, "epochs=5000"],
+        [sys.executable, str(ROOT / "launch.py"), *common, "epochs=2000"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     for line in process.stdout:

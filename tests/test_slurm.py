@@ -10,9 +10,8 @@ from tests.outcomes import metrics, outcomes, started, wait_for
 from tests.slurm_cluster import cluster, missing
 
 SWEEP = (
-    *("-m", "model=resnet32", "graph=rreg,xnet,random", "dataset=image_folder"),
-    *("batch_size=4", "epochs=100", "num_threads=1", "wandb.mode=disabled"),
-    "checkpoint_minutes=0.001",
+    *("-cd", str(ROOT / "sweeps"), "-cn", "smoke", "model=resnet32", "degree.value=3"),
+    *("epochs=100", "num_threads=1", "wandb.mode=disabled", "checkpoint_minutes=0.001"),
 )
 ON_SLURM = (
     *("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=0"),
@@ -34,16 +33,15 @@ def in_training(runs):
 
 @pytest.mark.slurm
 @pytest.mark.skipif(bool(missing()), reason=f"Slurm is {missing()}")
-def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
-    """Three cells on two nodes; the first two jobs are interrupted in mid-training."""
-    command = (*SWEEP, f"dataset.root={few_images}")
+def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path):
+    """The smoke sweep, narrowed to four cells, on two nodes; two are interrupted in training."""
     for name in ("undisturbed", "work"):
         (tmp_path / name).mkdir()
     work = tmp_path / "work"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     with cluster(tmp_path / "slurm", environment) as slurm:
-        with started(work, *command, *ON_SLURM, environment=slurm.environment) as sweep:
+        with started(work, *SWEEP, *ON_SLURM, environment=slurm.environment) as sweep:
             log = work / "started.log"
             wait_for(
                 lambda: sweep.poll() is not None or len(in_training(work / "runs")) >= 2, "jobs"
@@ -56,7 +54,7 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
             done = len(metrics(requeued))
             wait_for(lambda: sweep.poll() is not None, "the end of the sweep")
         assert sweep.returncode == 1
-        assert "error: 1 of 3 cells are not done; the same command tries them" in log.read_text()
+        assert "error: 1 of 4 cells are not done; the same command tries them" in log.read_text()
         assert f"Slurm job {lost} ended without a result (CANCELLED)" in log.read_text()
         assert set(outcomes(work / "runs")) == {
             path.name for path in (work / "runs").iterdir() if path.is_dir()
@@ -64,12 +62,12 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path, few_images):
         assert "Continuing after" in (requeued / "run.log").read_text()
         assert len(metrics(requeued)) == 100 > done
 
-        with started(work, *command, *ON_SLURM, environment=slurm.environment) as sweep:
+        with started(work, *SWEEP, *ON_SLURM, environment=slurm.environment) as sweep:
             wait_for(lambda: sweep.poll() is not None, "the end of the second sweep")
         assert sweep.returncode == 0, log.read_text()
-        assert "3 cells: 1 to resume, 2 done" in log.read_text()
+        assert "4 cells: 1 to resume, 3 done" in log.read_text()
         assert "Continuing after" in (cancelled / "run.log").read_text()
 
-    with started(tmp_path / "undisturbed", *command, "hydra/launcher=local") as sweep:
+    with started(tmp_path / "undisturbed", *SWEEP, "hydra/launcher=local") as sweep:
         wait_for(lambda: sweep.poll() is not None, "the undisturbed sweep")
     assert outcomes(work / "runs") == outcomes(tmp_path / "undisturbed" / "runs")

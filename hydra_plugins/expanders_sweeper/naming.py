@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Collection, Mapping
 from pkgutil import resolve_name
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,8 +37,17 @@ def definition_of(settings: Node, choices: Mapping[str, str]) -> Node:
     """The settings that decide what a run computes. A dense network has no degree."""
     ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
     named = {name: choices[name] for name in GROUPS if name not in ignored}
-    kept = {key: settings[key] for key in sorted(settings) if key not in ignored}
+    kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in ignored}
     return {"choices": named} | kept
+
+
+def _plain(value: Any) -> Any:
+    """The same, with `3` for `3.0`: one run, however its numbers were typed."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def label_of(definition: Node) -> str:
