@@ -7,6 +7,7 @@ python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -53,6 +54,11 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
     from expanders import distributed
     from expanders.acceleration import choose_device
 
+    if "SLURM_JOB_ID" in os.environ:
+        # Slurm sends SIGTERM to all processes of a job that is cancelled or goes back to the queue.
+        # Submitit has this one live on, but without W&B's; the run would fail, and its job end with
+        # a result. Ended here and now, it is one that was cut off.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     rank = distributed.local_rank()
     turn = turn if rank is None else rank
     team = distributed.join(choose_device(config.device, turn))

@@ -50,7 +50,10 @@ KillWait=2
 MinJobAge=3600
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=4000
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=4000
-PartitionName=main Nodes=node1,node2 Default=YES
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=node1,node2 Default=YES PriorityTier=1
+PartitionName=urgent Nodes=node1,node2 PriorityTier=2
 """
 
 # Without accounting, sacct fails; what it would say of jobs, the controller knows as well.
@@ -126,7 +129,7 @@ def _cluster(folder: Path, logs: Path, environment: dict[str, str]) -> Iterator[
             stack.enter_context(_daemon(command, it))
             if command[0] == "munged":
                 _wait_for(lambda: (folder / "munge.socket").exists(), it)
-        idle = ["sinfo", "--noheader", "--Node", "--states=idle", "--format=%N"]
+        idle = ["sinfo", "--noheader", "--Node", "--partition=main", "--states=idle", "--format=%N"]
         _wait_for(lambda: _said(idle, it) == list(NODES), it)
         try:
             yield it

@@ -11,7 +11,8 @@ from tests.slurm_cluster import cluster, missing
 
 SWEEP = (
     *("-cd", str(ROOT / "sweeps"), "-cn", "smoke", "model=resnet32", "degree.value=3"),
-    *("epochs=100", "num_threads=1", "wandb.mode=disabled", "checkpoint_minutes=0.001"),
+    *("dataset.source.num_images=200", "epochs=20", "num_threads=1", "wandb.mode=offline"),
+    "checkpoint_minutes=0.01",
 )
 ON_SLURM = (
     *("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.gpus_per_node=0"),
@@ -33,8 +34,8 @@ def in_training(runs):
 
 @pytest.mark.slurm
 @pytest.mark.skipif(bool(missing()), reason=f"Slurm is {missing()}")
-def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path):
-    """The smoke sweep, narrowed to four cells, on two nodes; two are interrupted in training."""
+def test_a_sweep_outlives_requeue_preemption_and_a_cancelled_job(tmp_path):
+    """The smoke sweep, narrowed to four cells, on two nodes; three are interrupted in training."""
     for name in ("undisturbed", "work"):
         (tmp_path / name).mkdir()
     work = tmp_path / "work"
@@ -52,7 +53,11 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path):
             lost = slurm_job(cancelled)
             slurm.run("scancel", lost)
             done = len(metrics(requeued))
+            wait_for(lambda: len(in_training(work / "runs")) >= 3, "a third job in training", 100)
+            slurm.run("sbatch", "--partition=urgent", "--nodes=2", "--output=/dev/null", "--wrap=:")
             wait_for(lambda: sweep.poll() is not None, "the end of the sweep")
+            restarts = re.findall(r"Restarts=(\d)", slurm.run("scontrol", "show", "job"))
+            assert sum(map(int, restarts)) >= 2, "one requeued, one or two preempted"
         assert sweep.returncode == 1
         assert "error: 1 of 4 cells are not done; the same command tries them" in log.read_text()
         assert f"Slurm job {lost} ended without a result (CANCELLED)" in log.read_text()
@@ -60,7 +65,7 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path):
             path.name for path in (work / "runs").iterdir() if path.is_dir()
         } - {cancelled.name, ".submitit"}
         assert "Continuing after" in (requeued / "run.log").read_text()
-        assert len(metrics(requeued)) == 100 > done
+        assert len(metrics(requeued)) == 20 > done
 
         with started(work, *SWEEP, *ON_SLURM, environment=slurm.environment) as sweep:
             wait_for(lambda: sweep.poll() is not None, "the end of the second sweep")
@@ -68,6 +73,6 @@ def test_a_sweep_outlives_a_requeue_and_a_cancelled_job(tmp_path):
         assert "4 cells: 1 to resume, 3 done" in log.read_text()
         assert "Continuing after" in (cancelled / "run.log").read_text()
 
-    with started(tmp_path / "undisturbed", *SWEEP, "hydra/launcher=local") as sweep:
+    with started(tmp_path / "undisturbed", *SWEEP[:-1], "hydra/launcher=local") as sweep:
         wait_for(lambda: sweep.poll() is not None, "the undisturbed sweep")
     assert outcomes(work / "runs") == outcomes(tmp_path / "undisturbed" / "runs")

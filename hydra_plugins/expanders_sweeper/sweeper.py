@@ -82,6 +82,8 @@ class GridSweeper(BasicSweeper):
             cell.folder: " ".join(str(result._return_value).split())
             for cell, result in zip(to_do, results, strict=False)
             if result.status == JobStatus.FAILED
+            # a job that was sent back to the queue may have ended well the second time
+            and (restart or cell.state != State.DONE)
         }
         self._conclude(cells, errors)
         return results
