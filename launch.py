@@ -54,11 +54,8 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
     from expanders import distributed
     from expanders.acceleration import choose_device
 
-    if "SLURM_JOB_ID" in os.environ:
-        # Slurm sends SIGTERM to all processes of a job that is cancelled or goes back to the queue.
-        # Submitit has this one live on, but without W&B's; the run would fail, and its job end with
-        # a result. Ended here and now, it is one that was cut off.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, wait_to_be_killed)
     rank = distributed.local_rank()
     turn = turn if rank is None else rank
     team = distributed.join(choose_device(config.device, turn))
@@ -84,6 +81,17 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
         except Exception as error:
             folders.mark_failed(folder, error)
             raise
+
+
+def wait_to_be_killed(signum: int, frame: object) -> None:
+    """Do nothing more, after the SIGTERM that Slurm sends to all processes of a job it will end.
+
+    Submitit would have training go on, but without W&B's process, which ends at once. The run would
+    fail, and the job have a result, which is then not one that goes back to the queue.
+    """
+    log.warning("Slurm ends this job; the run can go on from its last checkpoint")
+    while True:
+        signal.pause()
 
 
 def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Team") -> "Run":

@@ -24,5 +24,5 @@ def machine(num_threads: int) -> str:
 
 def spread(ratios: Sequence[float]) -> str:
     """The median with the first and the last quartile."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = statistics.quantiles([*ratios] * 2, n=4)  # of one, too
     return f"{middle:6.2f} ({low:.2f} to {high:.2f})"

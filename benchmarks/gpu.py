@@ -8,7 +8,8 @@ and a DataLoader whose worker processes crop, flip and normalise PIL images. *Ou
 `expanders.train.Trainer` with the settings of each line, `reduce-overhead` being CUDA graphs.
 Every round trains each line's share of images once, in turn. Printed are medians over the rounds,
 quartiles of the ratio to the plain loop in the same round, the minutes that 300 epochs of CIFAR-10
-take at that speed, and how long the first step took.
+take at that speed, and how much longer the first epoch
+took.
 
 This script has not run on a GPU yet; with `--device cpu --images 256` it runs without one.
 """

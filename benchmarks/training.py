@@ -183,14 +183,13 @@ def bytes_of(tensors: list[torch.Tensor]) -> int:
 def peak_memory() -> int:
     """The largest resident set of this program so far, in kB.
 
-    Elsewhere than on Linux by way of `getrusage`, which there also counts the program that this
-    process was forked from.
+    On Linux, `getrusage` also counts the program that this process was forked from.
     """
     status = Path("/proc/self/status")
     if status.exists():
         lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return int(lines[0].split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # macOS has bytes
 
 
 def measure_memory(name: str, degree: int | None, execution: str, batch_size: int) -> None:

@@ -57,7 +57,9 @@ def compiled(
     """`model`, compiled if `mode` says so; then for inputs of one shape.
 
     `auto` compiles on a GPU, and on a CPU for a training of so many images (`num_images`, those of
-    all epochs) that it earns back the time of compiling.
+    all epochs) that it earns back the time of compiling. What was compiled before is forgotten: a
+    process that trains one network after the other would else reach PyTorch's limit and stop
+    compiling, and a run's bits depend on those before it.
 
     Raises:
         SettingError: if a mode was asked for by name and nothing can be compiled here.
@@ -65,10 +67,11 @@ def compiled(
     pays = device.type == "cuda" or num_images >= _WORTHWHILE
     if mode == "none" or (mode == "auto" and not pays):
         return model
+    torch.compiler.reset()
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except (RuntimeError, OSError) as error:  # no compiler, no headers, a driver too old, ...
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         if mode != "auto":
             remedy = f"nothing can be compiled here ({reason}); use compile=none"
             raise SettingError("compile", mode, remedy) from None

@@ -1,6 +1,6 @@
 """The settings of a run, checked before anything is built.
 
-Nothing here imports PyTorch, which takes seconds.
+Importing this module does not import PyTorch, which takes seconds.
 """
 
 from dataclasses import dataclass

@@ -115,8 +115,8 @@ def locked(folder: Path) -> Iterator[bool]:
 
     The operating system holds the lock and drops it when the process ends, however it ends: there
     are no stale locks. On a network drive it holds between machines if the drive is mounted with
-    locks (NFS is by default, Lustre with `-o flock`). A Slurm job waits for up to a minute: the
-    process that it replaces may still be on its way out.
+    locks (NFS is by default, Lustre with `-o flock`). A process waits for a second, a Slurm job
+    for up to a minute: the process that it replaces may still be on its way out.
 
     Raises:
         SettingError: if another process has the lock, with the name of that process; or if the

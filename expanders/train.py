@@ -74,10 +74,9 @@ class Trainer:
             self.model.to(memory_format=torch.channels_last)
         self._started = time.perf_counter()
         self._parallel = self.team.parallel(self.model)
-        num_images = self.settings.epochs * len(self.train)
-        self._compiled = compiled(
-            self._parallel, self.settings.compile, self._device, num_images // self.team.size
-        )
+        # Several processes on CPUs have not been tried compiled: `auto` then sees nothing to gain.
+        num_images = self.settings.epochs * len(self.train) if self.team.size == 1 else 0
+        self._compiled = compiled(self._parallel, self.settings.compile, self._device, num_images)
         self._first_step_seconds: float | None = None
 
     @property
@@ -172,10 +171,10 @@ class Trainer:
                 loss, correct = self._step(self._augmented(pixels, step), labels)
                 self.part.losses.append(loss)
                 self.part.correct += correct
-                on_step(len(labels))
                 if self._first_step_seconds is None:
                     self._synchronise()
                     self._first_step_seconds = time.perf_counter() - start
+                on_step(len(labels))
         return self._summarise()
 
     def _augmented(self, pixels: Tensor, step: int) -> Tensor:

@@ -52,7 +52,7 @@ NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 Rea
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=4000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-PartitionName=main Nodes=node1,node2 Default=YES PriorityTier=1
+PartitionName=main Nodes=node1,node2 Default=YES PriorityTier=1 GraceTime=3
 PartitionName=urgent Nodes=node1,node2 PriorityTier=2
 """
 

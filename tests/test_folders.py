@@ -62,14 +62,14 @@ with folders.locked(Path(sys.argv[1])):
 
 
 def test_a_job_of_slurm_waits_for_the_process_that_it_replaces(tmp_path, monkeypatch, caplog):
-    """Which is about to be killed; one of a user would be refused at once."""
+    """Which is about to be killed; one of a user would be refused after a second."""
     caplog.set_level("INFO")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "locked\n"
-        threading.Timer(0.5, holder.kill).start()
+        threading.Timer(2, holder.kill).start()
         with folders.locked(tmp_path):
             pass
     assert f"process {holder.pid} on" in caplog.text

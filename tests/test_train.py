@@ -93,11 +93,12 @@ def test_same_seeds_same_bits_whatever_the_global_generator():
     assert not same_weights(first.model, run(trainer(seed=1), 3).model)
 
 
-def test_continues_bit_for_bit_from_its_state():
-    whole = run(trainer(), 4)
-    half = run(trainer(), 2)
+@pytest.mark.parametrize("compile", ["none", "default"])
+def test_continues_bit_for_bit_from_its_state(compile):
+    whole = run(trainer(compile=compile), 4)
+    half = run(trainer(compile=compile), 2)
     weights, state = copy.deepcopy((half.model.state_dict(), half.state_dict()))
-    rest = trainer()
+    rest = trainer(compile=compile)
     rest.model.load_state_dict(weights)
     rest.load_state_dict(state)
     run(rest, 2)

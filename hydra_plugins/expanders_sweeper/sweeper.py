@@ -65,8 +65,8 @@ class GridSweeper(BasicSweeper):
         if "LOCAL_RANK" in os.environ:
             raise SweepError("torchrun trains one run, not a sweep: leave out torchrun, or -m")
         cells, dry_run, restart = self._cells(arguments)
-        others = {State.RUNNING} if restart else {State.RUNNING, State.DONE}
-        to_do = [cell for cell in cells if cell.state not in others]
+        skipped = {State.RUNNING} if restart else {State.RUNNING, State.DONE}
+        to_do = [cell for cell in cells if cell.state not in skipped]
         self._announce(cells)
         if dry_run:
             return []
@@ -120,21 +120,26 @@ class GridSweeper(BasicSweeper):
         for cell in cells:
             log.info("%-9s  %s  %s", cell.state, cell.folder, " ".join(cell.overrides))
         counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
-        log.info("%d cell%s: %s", len(cells), "" if len(cells) == 1 else "s", counts)
+        log.info("%s: %s", _counted(cells), counts)
 
     @staticmethod
     def _conclude(cells: Sequence[Cell], errors: Mapping[Path, str]) -> None:
         """List the cells that are not done, with the reasons."""
-        left = [cell for cell in cells if cell.state != State.DONE or cell.folder in errors]
-        for cell in left:
-            reason = errors.get(cell.folder) or folders.failure(cell.folder) or "did not end"
-            if cell.state == State.RUNNING:
-                reason = f"{folders.owner(cell.folder)} is training it"
-            log.error("%-9s  %s: %s", cell.state, cell.folder, reason)
+        states = {cell.folder: cell.state for cell in cells}
+        left = {f: s for f, s in states.items() if s != State.DONE or f in errors}
+        for folder, state in left.items():
+            reason = errors.get(folder) or folders.failure(folder) or "did not end"
+            if state == State.RUNNING:
+                reason = f"{folders.owner(folder)} is training it"
+            log.error("%-9s  %s: %s", state, folder, reason)
         if left:
             remedy = "the same command tries them again"
-            raise SweepError(f"{len(left)} of {len(cells)} cells are not done; {remedy}")
-        log.info("%d cells: all done", len(cells))
+            raise SweepError(f"{len(left)} of {_counted(cells)} are not done; {remedy}")
+        log.info("%s: all done", _counted(cells))
+
+
+def _counted(cells: Sequence[Cell]) -> str:
+    return f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
 
 
 def _commas(value: Any) -> str:
