@@ -1,7 +1,7 @@
 """How sparse layers compute: over their edges, or as the framework's dense operation.
 
 Both give the same numbers to rounding. *Dense* scatters the live weights into a dense kernel.
-*Sparse* runs `sparse_conv2d.cpp`, whose work and memory grow with the number of edges; it is
+*Sparse* runs `csrc/sparse_conv2d.cpp`, whose work and memory grow with the number of edges; it is
 compiled at first use, needs a C++20 compiler with OpenMP, and runs on the CPU in float32 and
 float64. Where there is none, the dense path computes everything and one warning says so. *Auto*
 takes the path that was measured to be faster.
@@ -27,7 +27,7 @@ from expanders.errors import SettingError
 Execution = Literal["auto", "dense", "sparse"]
 
 _log = logging.getLogger(__name__)
-_SOURCE = Path(__file__).with_name("sparse_conv2d.cpp")
+_SOURCE = Path(__file__).parent / "csrc" / "sparse_conv2d.cpp"
 
 
 def choose(
@@ -157,7 +157,8 @@ def _library() -> Path:
         *("-ltorch_cpu", "-lc10"),
     ]
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True)
-    facts = [*command, version.stdout, torch.__version__, _processor(), _SOURCE.read_text()]
+    texts = [path.read_text() for path in sorted(_SOURCE.parent.iterdir())]
+    facts = [*command, version.stdout, torch.__version__, _processor(), *texts]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     root = os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions")
     library = Path(root) / "expanders" / f"{_SOURCE.stem}_{key}.so"

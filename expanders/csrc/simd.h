@@ -1,0 +1,68 @@
+// Vectors of the widest registers that the compiler was told of.
+
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace expanders {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// Without it, GCC loads a vector again for each use.
+#if defined(__x86_64__)
+#define KEEP_IN_REGISTER(v) __asm__("" : "+v"(v))
+#else
+#define KEEP_IN_REGISTER(v)
+#endif
+
+template <typename T>
+struct Simd {
+  static constexpr int lanes = kVectorBytes / sizeof(T);
+  typedef T Vector __attribute__((vector_size(kVectorBytes)));
+
+  static Vector load(const T* source) {
+    Vector v;
+    std::memcpy(&v, source, sizeof v);
+    KEEP_IN_REGISTER(v);
+    return v;
+  }
+  static void store(T* target, Vector v) { std::memcpy(target, &v, sizeof v); }
+
+  // Sums of neighbouring lanes: of a in the lower half, of b in the upper.
+  template <std::size_t... I>
+  static Vector fold(Vector a, Vector b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, 2 * I...) + __builtin_shufflevector(a, b, 2 * I + 1 ...);
+  }
+
+  // result[i] += sum of the lanes of v[i].
+  template <int N>
+  static void add_sums(T* result, const Vector* v) {
+    if constexpr (N > lanes) {
+      add_sums<lanes>(result, v);
+      add_sums<N - lanes>(result + lanes, v + lanes);
+    } else {
+      Vector level[N + 1] = {};
+      std::copy(v, v + N, level);
+#pragma GCC unroll 8
+      for (int done = 1, width = N; done < lanes; done *= 2, width = (width + 1) / 2) {
+        level[width] = Vector{};
+#pragma GCC unroll 16
+        for (int i = 0; i < width; i += 2)
+          level[i / 2] = fold(level[i], level[i + 1], std::make_index_sequence<lanes>{});
+      }
+      T sums[lanes];
+      store(sums, level[0]);
+      for (int i = 0; i < N; ++i) result[i] += sums[i];
+    }
+  }
+};
+
+}  // namespace expanders
