@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -157,22 +158,17 @@ HEADER = (
 
 def print_speed(options: argparse.Namespace) -> None:
     """Tables of training steps and inference."""
-    if "step" in options.part:
-        print(f"\nTraining step\n{HEADER}")
+    for part, title, make, batch_sizes, rounds in (
+        ("step", "Training step", training_step, [options.batch_size], options.rounds),
+        ("inference", "Inference", inference, [1, 64], 3 * options.rounds),
+    ):
+        if part not in options.part:
+            continue
+        print(f"\n{title}\n{HEADER}")
         for name in options.network:
-            for degree in options.degree if name == "vgg16bn" else options.degree[:1]:
-                print(
-                    compare(training_step, name, degree, options.batch_size, options.rounds),
-                    flush=True,
-                )
-    if "inference" in options.part:
-        print(f"\nInference\n{HEADER}")
-        for name in options.network:
-            for batch_size in (1, 64):
-                print(
-                    compare(inference, name, options.degree[0], batch_size, 3 * options.rounds),
-                    flush=True,
-                )
+            degrees = options.degree if name == "vgg16bn" else options.degree[:1]
+            for degree, batch_size in product(degrees, batch_sizes):
+                print(compare(make, name, degree, batch_size, rounds), flush=True)
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
