@@ -136,6 +136,14 @@ def test_an_unknown_sweep_lists_those_that_exist(launch):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("nothing", ["seed=range(0,0)", "model=glob(x*)", "hydra.sweeper.grids=[]"])
+def test_a_sweep_without_cells_is_refused(launch, nothing):
+    result = sweep(launch, "smoke", nothing)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: the sweep has no cells: give hydra.sweeper.grids a grid")
+
+
 def test_cells_that_would_share_a_folder_are_refused(launch, few_images):
     result = launch(*TINY, *images(few_images), "seed=0,1", "hydra.sweep.subdir=same")
     assert result.returncode == 1

@@ -42,16 +42,20 @@ class GridSweeper(BasicSweeper):
     """Runs every cell of every grid once.
 
     A grid is a mapping from keys to values with commas, as on the command line; the command line's
-    own axes are added to every grid and win over it. Cells of the same settings are one cell.
+    own axes are added to every grid and win over it; `grids=None` leaves all to them. Cells of the
+    same settings are one cell.
     Cells that are finished, or that another command is training, are skipped, the others are
     started; cells that fail do not stop the rest.
     """
 
     def __init__(
-        self, grids: Sequence[dict[str, Any]], max_batch_size: int | None, params: Any = None
+        self,
+        grids: Sequence[dict[str, Any]] | None,
+        max_batch_size: int | None,
+        params: Any = None,
     ) -> None:
         super().__init__(max_batch_size, params)
-        self.grids = grids
+        self.grids = [{}] if grids is None else grids
         self.params = dict(self.params)
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -96,7 +100,7 @@ class GridSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=loader)
         cells: dict[str, Cell] = {}
         dry_run = restart = False
-        for grid in self.grids or [{}]:
+        for grid in self.grids:
             axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
             overrides = parser.parse_overrides([*axes, *arguments])
             for chosen in self.split_arguments(overrides, None)[0]:
@@ -107,7 +111,8 @@ class GridSweeper(BasicSweeper):
                 dry_run, restart = bool(cfg.dry_run), bool(cfg.restart)
         shared = Counter(cell.folder for cell in cells.values()).most_common(1)
         if not shared:
-            raise SweepError("the sweep has no cells: some axis has no values")
+            remedy = "give hydra.sweeper.grids a grid, and every axis a value"
+            raise SweepError(f"the sweep has no cells: {remedy}")
         if shared[0][1] > 1:
             remedy = "leave hydra.sweep.subdir as it is, or name every axis in it"
             raise SweepError(f"{shared[0][1]} cells share the folder {shared[0][0]}: {remedy}")
