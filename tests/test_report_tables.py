@@ -56,6 +56,20 @@ def test_the_papers_layout(grid):
     assert shown.rows[3][1].span == 2
 
 
+def test_single_pairs_show_their_differences_only(tmp_path):
+    for graph, degree, accuracy in (("rreg", 3, 0.9), ("xnet", 3, 0.8), ("rreg", 15, 0.7)):
+        write_run(tmp_path, graph, degree, 0, accuracy)
+    write_run(tmp_path, "dense", seed=0, accuracy=0.95)
+    shown = tables.single_pairs(conclusions.compare(only(tmp_path)))
+    assert shown.header == ["difference", "degree 3", "degree 15"]
+    lines = [[entry.lines[0].replace("\N{NO-BREAK SPACE}", " ") for entry in r] for r in shown.rows]
+    assert lines == [
+        ["rreg − xnet", "+10.00", "–"],
+        ["rreg − dense", "−5.00", "−25.00"],
+        ["xnet − dense", "−15.00", "–"],
+    ]
+
+
 def test_cells_with_some_runs_say_what_they_lack(grid):
     write_run(grid, "xnet", 3, 7, None)
     write_run(grid, "xnet", 3, 8, None, failure="x")

@@ -108,7 +108,9 @@ def _of_table(chapter: Chapter, rows: Sequence[str], prefix: str) -> Section:
     parts = [Part(table=tables.accuracies(chapter.table))]
     summary = [conclusions.summary(chapter.comparisons)]
     if chapter.comparisons:
-        compared = tables.comparisons(chapter.comparisons)
+        single = all(each.difference.n <= 1 for each in chapter.comparisons)
+        show = tables.single_pairs if single else tables.comparisons
+        compared = show(chapter.comparisons)
         parts.append(Part("Differences between graph models, in points", summary, compared))
     else:
         parts.append(Part("Differences between graph models", summary))

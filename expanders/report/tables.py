@@ -77,6 +77,25 @@ def comparisons(found: Sequence[Comparison]) -> TextTable:
     return TextTable(header, rows)
 
 
+def single_pairs(found: Sequence[Comparison]) -> TextTable:
+    """Differences that rest on one pair of runs at most: no more than their values, by column."""
+    columns = list(dict.fromkeys(each.column for each in found))
+    pairs = list(dict.fromkeys((each.first, each.second) for each in found))
+    values = {
+        (each.first, each.second, each.column): points(each.difference.mean, "+")
+        for each in found
+        if each.difference.mean is not None
+    }
+    rows = [
+        [
+            Entry((_minus(*pair),), kind="name"),
+            *(Entry((values.get((*pair, column), "–"),)) for column in columns),
+        ]
+        for pair in pairs
+    ]
+    return TextTable(["difference", *(column.label for column in columns)], rows)
+
+
 def splits(found: Sequence[Split]) -> TextTable:
     """Variances split into graph and start, as standard deviations in points and as shares."""
     rows = []
