@@ -96,6 +96,24 @@ def test_the_dense_network_is_shared_by_all_graphs_of_a_start():
     assert difference.mean == pytest.approx((-0.3 - 0.1) / 2)
 
 
+@pytest.mark.parametrize("with_dense", [False, True])
+@pytest.mark.parametrize(("graph_sd", "start_sd"), [(1, 0), (0, 1), (0.5, 0.5)])
+def test_crossed_seeds_find_no_difference_where_there_is_none(graph_sd, start_sd, with_dense):
+    """At most about 5 % of tests of equal models say otherwise, whichever stream matters."""
+    rng = np.random.default_rng(0)
+
+    def model():
+        graphs, starts = graph_sd * rng.standard_normal((3, 1)), rng.standard_normal((1, 3))
+        return crossed(graphs + start_sd * starts + 0.1 * rng.standard_normal((3, 3)))
+
+    def dense():
+        row = start_sd * rng.standard_normal(3) + 0.1 * rng.standard_normal(3)
+        return {Streams(None, start, 0): value for start, value in enumerate(row)}
+
+    tests = [paired(model(), dense() if with_dense else model()).p for _ in range(400)]
+    assert sum(p is not None and p <= 0.05 for p in tests) <= 0.085 * 400
+
+
 def test_holm_by_hand():
     """Sorted 0.01, 0.02, 0.03, 0.04 of four: 0.04, 0.06, 0.06, and no less than before: 0.06."""
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])

@@ -23,13 +23,13 @@ class Sample(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A mean difference of `n` independent pairs.
+    """A mean difference of `n` pairs.
 
     Attributes:
         mean: of the differences; None without pairs.
         low, high: t confidence interval of the mean; None below two pairs, or if all are equal.
         p: of the two-sided paired t test; None where there is no interval.
-        n: number of pairs, after averaging over what they share.
+        n: number of differences, after averaging over what they share.
         pinned: names of the streams that have one seed in all pairs, while another varies.
     """
 
@@ -67,10 +67,11 @@ def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> D
 
     The interval is mean ± t s / sqrt(n), t the quantile of Student's distribution with n - 1
     degrees of freedom, s the standard deviation of the differences (Student, 1908). It needs
-    independent pairs. Where one graph seed meets several starts (init and data order), or one
-    start several graphs, pairs that share a seed are averaged to one: by graph or by start,
-    whichever leaves fewer pairs, but more than one. `second` may be of the dense network: then
-    all graphs of one start share its run, and are averaged.
+    independent differences, and pairs that share the seed of a stream are not. Where one stream's
+    seeds meet several of another's, the differences are averaged over the seeds of each stream in
+    turn, and the widest of the intervals of these averages is taken: each of them leaves out the
+    variance from the streams that all averages share. `second` may be of the dense network: then
+    all graphs of one start share its run.
     """
     dense = all(streams.graph is None for streams in second)
     differences: dict[Streams, float] = {}
@@ -78,14 +79,22 @@ def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> D
         twin = streams._replace(graph=None) if dense else streams
         if twin in second:
             differences[streams] = accuracy - second[twin]
-    by_graph, by_start = defaultdict(list), defaultdict(list)
-    for streams, difference in differences.items():
-        by_graph[streams.graph].append(difference)
-        by_start[streams.start].append(difference)
-    groupings = [list(by_start.values())] + ([] if dense else [list(by_graph.values())])
-    several = [grouping for grouping in groupings if len(grouping) > 1] or groupings[:1]
-    independent = [statistics.fmean(group) for group in min(several, key=len)]
-    return _interval(independent, confidence)._replace(pinned=_pinned(list(differences)))
+    candidates = []
+    for name in Streams._fields:
+        groups = defaultdict(list)
+        for streams, difference in differences.items():
+            groups[getattr(streams, name)].append(difference)
+        averages = [statistics.fmean(group) for group in groups.values()]
+        candidates.append(_interval(averages, confidence))
+    widest = max(candidates, key=lambda each: (each.n > 1, _width(each), -each.n))
+    return widest._replace(pinned=_pinned(list(differences)))
+
+
+def _width(difference: Difference) -> float:
+    """Of the interval; below that of all others where there is none."""
+    if difference.low is None or difference.high is None:
+        return -1.0
+    return difference.high - difference.low
 
 
 def _pinned(common: Sequence[Streams]) -> tuple[str, ...]:
