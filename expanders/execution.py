@@ -125,11 +125,11 @@ def is_available() -> bool:
                 _register_derivatives()
                 _outcome.append(True)
             except (OSError, subprocess.CalledProcessError) as error:
-                reason = getattr(error, "stderr", None) or str(error)
+                lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
                 _log.warning(
                     "sparse layers compute densely, which is slower: "
                     "the sparse operator cannot be built (%s)",
-                    reason.strip().splitlines()[0],
+                    next((line for line in lines if "error" in line), lines[0]),
                 )
                 _outcome.append(False)
         return _outcome[0]

@@ -110,7 +110,8 @@ class SparseConv2d(SparseLayer):
         edges: int64, shape (2, num_edges).
         stride, padding, dilation, padding_mode, bias: as in `torch.nn.Conv2d`.
 
-    Input (N, in_channels, H, W), output (N, out_channels, H', W').
+    Input (N, in_channels, H, W), output (N, out_channels, H', W'); another shape of input raises
+    RuntimeError.
 
     Raises:
         SettingError: if the edges do not fit the channels, or are not sorted and distinct.
@@ -157,6 +158,8 @@ class SparseConv2d(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve `x`, shape (N, in_channels, H, W)."""
+        if x.ndim != 4 or x.shape[1] != self.num_left:
+            raise RuntimeError(f"expected images (N, {self.num_left}, H, W), got {tuple(x.shape)}")
         margins = self.margins
         if self.padding_mode != "zeros":
             x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])

@@ -260,6 +260,25 @@ def test_bad_edges_raise_instead_of_reading_foreign_memory():
 
 
 @needs_compiler
+def test_every_kernel_has_an_edge_and_steps_are_positive():
+    x, weight, edge = torch.randn(1, 3, 5, 5), torch.randn(2, 3, 3), torch.tensor([[0], [0]])
+    with pytest.raises(RuntimeError, match=r"edges must be \(2, 2\)"):
+        execution.conv2d(x, weight, edge, 4)
+    for options in ({"stride": (0, 1)}, {"dilation": (1, 0)}):
+        with pytest.raises(RuntimeError, match="must be above 0"):
+            execution.conv2d(x, weight[:1], edge, 4, **options)
+
+
+@pytest.mark.parametrize("path", ["dense", "sparse"])
+@pytest.mark.parametrize("shape", [(2, 4, 5, 5), (2, 2, 5, 5), (3, 5, 5)])
+def test_input_of_another_shape_raises_on_both_paths(path, shape):
+    layer = conv(3, 4, random_edges(3, 4, 7))
+    layer.execution = path
+    with pytest.raises(RuntimeError, match=r"expected images \(N, 3, H, W\), got"):
+        layer(torch.randn(shape, dtype=torch.float64))
+
+
+@needs_compiler
 def test_kernel_larger_than_image_raises():
     with pytest.raises(RuntimeError, match="larger than"):
         execution.conv2d(torch.randn(1, 3, 2, 5), torch.randn(1, 3, 3), torch.tensor([[0], [0]]), 4)

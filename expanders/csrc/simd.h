@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace expanders {
@@ -27,6 +29,7 @@ template <typename T>
 struct Simd {
   static constexpr int lanes = kVectorBytes / sizeof(T);
   typedef T Vector __attribute__((vector_size(kVectorBytes)));
+  using Index = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
 
   static Vector load(const T* source) {
     Vector v;
@@ -39,7 +42,13 @@ struct Simd {
   // Sums of neighbouring lanes: of a in the lower half, of b in the upper.
   template <std::size_t... I>
   static Vector fold(Vector a, Vector b, std::index_sequence<I...>) {
+#if __has_builtin(__builtin_shufflevector)
     return __builtin_shufflevector(a, b, 2 * I...) + __builtin_shufflevector(a, b, 2 * I + 1 ...);
+#else  // GCC before 12
+    typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+    return __builtin_shuffle(a, b, Indices{2 * I...}) +
+           __builtin_shuffle(a, b, Indices{2 * I + 1 ...});
+#endif
   }
 
   // result[i] += sum of the lanes of v[i].

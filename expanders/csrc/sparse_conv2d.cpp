@@ -208,18 +208,23 @@ struct Problem {
   int64_t batch, inputs, num_edges;
   Layout layout;
 
-  Problem(const Tensor& x, const Tensor& weight, at::IntArrayRef stride, at::IntArrayRef margins,
-          at::IntArrayRef dilation)
+  Problem(const Tensor& x, const Tensor& weight, const Tensor& edges, at::IntArrayRef stride,
+          at::IntArrayRef margins, at::IntArrayRef dilation)
       : h{x.size(2), weight.size(1), stride[0], margins[2], margins[3], dilation[0]},
         w{x.size(3), weight.size(2), stride[1], margins[0], margins[1], dilation[1]},
         batch(x.size(0)),
         inputs(x.size(1)),
         num_edges(weight.size(0)),
-        layout(make_layout(kVectorBytes / x.element_size())) {}
+        layout(make_layout(kVectorBytes / x.element_size())) {
+    TORCH_CHECK(edges.dim() == 2 && edges.size(0) == 2 && edges.size(1) == num_edges,
+                "sparse_conv2d: edges must be (2, ", num_edges, "), one for each kernel");
+  }
 
  private:
   // A 1x1 convolution sees an image as one long row.
   Layout make_layout(int lanes) const {
+    TORCH_CHECK(std::min({h.stride, w.stride, h.dilation, w.dilation}) > 0,
+                "sparse_conv2d: stride and dilation must be above 0");
     TORCH_CHECK(h.size + h.before + h.after > (h.kernel - 1) * h.dilation &&
                     w.size + w.before + w.after > (w.kernel - 1) * w.dilation,
                 "sparse_conv2d: the kernel is larger than the padded image");
@@ -234,7 +239,7 @@ struct Problem {
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& edges, int64_t outputs,
               at::IntArrayRef stride, at::IntArrayRef margins, at::IntArrayRef dilation) {
-  const Problem it(x, weight, stride, margins, dilation);
+  const Problem it(x, weight, edges, stride, margins, dilation);
   const Tensor xc = x.contiguous(), wc = weight.contiguous(), ec = edges.contiguous();
   Tensor y = at::empty({it.batch, outputs, it.h.out(), it.w.out()}, x.options());
   const int64_t* e = ec.const_data_ptr<int64_t>();
@@ -251,7 +256,7 @@ std::tuple<Tensor, Tensor> conv2d_backward(const Tensor& grad, const Tensor& x,
                                            at::IntArrayRef stride, at::IntArrayRef margins,
                                            at::IntArrayRef dilation, bool need_x,
                                            bool need_weight) {
-  const Problem it(x, weight, stride, margins, dilation);
+  const Problem it(x, weight, edges, stride, margins, dilation);
   const Tensor gc = grad.contiguous(), xc = x.contiguous(), wc = weight.contiguous();
   const Tensor ec = edges.contiguous();
   Tensor x_grad = at::empty(need_x ? x.sizes() : at::IntArrayRef{0}, x.options());
