@@ -1,11 +1,24 @@
 """Writing files so that a reader sees the old content or the new one, never a part."""
 
+import contextlib
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+Stamp = tuple[int, int]
+
+
+def stamp(path: Path) -> Stamp | None:
+    """What tells a file from another one that was renamed to `path` later; None without a file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -28,6 +41,25 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # a full disk names no file
         raise
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Wait while another process makes the file `path`, in the same way.
+
+    Where no lock can be had (a read-only folder, a drive without locks) nobody waits.
+    """
+    name = path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            while True:
+                lock = stack.enter_context(name.open("w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                # Unless the process that had it removed it meanwhile, which leaves it to nobody.
+                if name.exists() and os.path.samestat(os.fstat(lock.fileno()), name.stat()):
+                    break
+            stack.callback(name.unlink, missing_ok=True)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:

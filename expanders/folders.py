@@ -3,7 +3,8 @@
 config.json     the settings that define the run
 graph.json      the report of every layer
 metrics.jsonl   one line per epoch
-best.pt         the network to use; last.pt and previous.pt: those to continue from
+best.pt         the network to use
+last.pt         the one to continue from; previous.pt: the one before it, new.pt: the next one
 damaged-*.pt    checkpoints that could not be read
 summary.json    the outcome; a run that has one is done
 failure.json    why the last attempt failed
@@ -16,6 +17,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 import traceback
@@ -26,9 +28,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from expanders.errors import SettingError
-from expanders.files import write_json
+from expanders.files import Stamp, stamp, write_json
 
 log = logging.getLogger(__name__)
+
+CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")  # to continue from, the newest first
 
 _PATIENCE = 60  # seconds; Slurm gives a process 30 between SIGTERM and SIGKILL, if not configured
 _GLANCE = 1  # seconds; `state` has the lock for a moment
@@ -61,6 +65,11 @@ def summary(folder: Path) -> dict[str, Any]:
     return content
 
 
+def finish(folder: Path) -> Stamp | None:
+    """What tells one finish of a run from another, or None if it has not finished."""
+    return stamp(folder / "summary.json")
+
+
 def failure(folder: Path) -> str | None:
     """Why the last attempt failed, in one line, or None if it did not."""
     path = folder / "failure.json"
@@ -75,11 +84,17 @@ def owner(folder: Path) -> str:
 def clear(folder: Path) -> None:
     """Remove a run's results from its folder, the summary first; logs stay."""
     for name in (
-        *("summary.json", "failure.json", "last.pt", "previous.pt", "new.pt", "best.pt"),
-        *("damaged-last.pt", "damaged-previous.pt"),
+        *("summary.json", "failure.json", *CHECKPOINTS, "best.pt"),
+        *(f"damaged-{checkpoint}" for checkpoint in CHECKPOINTS),
         *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
     ):
         (folder / name).unlink(missing_ok=True)
+
+
+def forget_if_unused(folder: Path) -> None:
+    """Remove a folder that holds only what Hydra leaves in it before a run begins."""
+    if {path.name for path in folder.iterdir()} <= {".hydra", "run.log"}:
+        shutil.rmtree(folder)
 
 
 def mark_failed(folder: Path, error: BaseException) -> None:
@@ -174,7 +189,7 @@ def _is_locked(folder: Path) -> bool:
 
 
 def _has_weights(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("last.pt", "previous.pt"))
+    return any((folder / name).exists() for name in CHECKPOINTS)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

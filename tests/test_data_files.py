@@ -6,6 +6,8 @@ import io
 import logging
 import socket
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -180,6 +182,21 @@ def test_cache_is_used_until_the_key_changes(tmp_path, caplog):
     assert value(cached(path, "b", lambda: parts(4))) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["cache.pt"]
     assert caplog.records == []
+
+
+def test_of_several_processes_one_builds(tmp_path):
+    """The others wait for what it makes; each has its own lock on the file, as processes have."""
+    builds = []
+
+    def build():
+        builds.append(1)
+        time.sleep(0.5)
+        return parts(7)
+
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(cached, tmp_path / "cache.pt", "a", build) for _ in range(3)]
+        assert [value(job.result()) for job in jobs] == [7, 7, 7]
+    assert len(builds) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "flipped bit", "other content"])

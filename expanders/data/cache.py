@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from expanders.data.images import Images
-from expanders.files import write_atomically
+from expanders.files import one_at_a_time, stamp, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -20,12 +20,18 @@ def cached(path: Path, key: str, build: Callable[[], Parts]) -> Parts:
     """The training and test part from the file `path`, or from `build()`, which then fills it.
 
     The file counts only if it was written for the same `key` and is undamaged. If it cannot be
-    written, the parts are returned all the same, and a warning says so.
+    written, the parts are returned all the same, and a warning says so. Of several processes one
+    builds and the others wait.
     """
+    before = stamp(path)
     parts = _read(path, key)
     if parts is None:
-        parts = build()
-        _write(path, key, parts)
+        with one_at_a_time(path):
+            if stamp(path) != before:  # another process has made it meanwhile
+                parts = _read(path, key)
+            if parts is None:
+                parts = build()
+                _write(path, key, parts)
     return parts
 
 

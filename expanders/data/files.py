@@ -25,7 +25,7 @@ from rich.progress import wrap_file
 from torch import Tensor
 
 from expanders.errors import SettingError
-from expanders.files import write_atomically
+from expanders.files import one_at_a_time, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +135,9 @@ def one_line(error: BaseException) -> str:
 
 
 def download(root: Path, name: str, url: str, md5: str) -> None:
-    """Fetch `url` to the file `name` in `root`, checked, whole or not at all.
+    """Fetch `url` to the file `name` in `root`, checked, whole or not at all, if it is not there.
+
+    Of several processes one fetches and the others wait.
 
     Raises SettingError if the address cannot be reached (or is silent for 30 s), if
     what came is not the file with this checksum, or if `root` cannot be written.
@@ -155,10 +157,12 @@ def download(root: Path, name: str, url: str, md5: str) -> None:
         if digest.hexdigest() != md5:
             raise bad_root(root, f"the download of {url} came damaged; try again")
 
-    log.info("downloading %s to %s", url, path)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, transfer)
+        with one_at_a_time(path):
+            if not path.exists():
+                log.info("downloading %s to %s", url, path)
+                write_atomically(path, transfer)
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection

@@ -71,8 +71,7 @@ def cifar10(root: str | os.PathLike[str]) -> Source:
             here = [name for name in (train | test) if (folder / name).exists()]
             key = fingerprint(folder, here)
         else:
-            if not archive.exists():
-                download(root, archive.name, official.url, official.tgz_md5)
+            download(root, archive.name, official.url, official.tgz_md5)
             key = fingerprint(root, [archive.name])
 
         def build() -> tuple[Images, Images]:
@@ -100,8 +99,7 @@ def tinyimagenet(root: str | os.PathLike[str]) -> Source:
         if folder.is_dir():
             files = FolderFiles(folder, ("wnids.txt", "train", "val"))
         else:
-            if not archive.exists():
-                download(root, archive.name, TINYIMAGENET_URL, TINYIMAGENET_MD5)
+            download(root, archive.name, TINYIMAGENET_URL, TINYIMAGENET_MD5)
             files = ZipFiles(archive, folder.name)
 
         def build() -> tuple[Images, Images]:

@@ -28,9 +28,9 @@ _METHODS = (
     "interval is Student's for the mean of the paired differences (mean ± t s / √n, n − 1 degrees "
     "of freedom). It takes the differences for independent and normally distributed, which a "
     "handful of seeds cannot check. Where graphs, init or data order were seeded apart, pairs "
-    "share seeds and are not independent: the differences are averaged over the graph seeds, over the "
-    "init seeds and over the data seeds, and the widest of the three intervals is given, with the "
-    "number of its averages.",
+    "share seeds and are not independent: the differences are averaged over the graph seeds, over "
+    "the init seeds and over the data seeds, and the widest of the three intervals is given, with "
+    "the number of its averages.",
     "p (Holm) is the p value of the paired t test, corrected for all comparisons of its table "
     "after Holm (1979): at most 0.05 means that the difference would hardly arise by chance even "
     "once among so many. An interval is not corrected. That two models cannot be told apart does "
