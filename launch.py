@@ -50,6 +50,7 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
     definition = definition_of(plain, choices)
     if config.dry_run:
         log.info("%-9s  %s", folders.state(folder), folder)
+        folders.forget_if_unused(folder)
         return {}
     from expanders import distributed
     from expanders.acceleration import choose_device
@@ -234,7 +235,8 @@ def main() -> None:
     try:
         task()
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command continues after the last checkpoint")
+        remedy = "the same command continues after the last checkpoint, unless it says restart=true"
+        sys.exit(f"interrupted; {remedy}")
     except _USER_ERRORS as error:
         sys.exit(one_line(error))
 

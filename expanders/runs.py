@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from expanders import checkpoint
+from expanders import checkpoint, folders
 from expanders.data import Images
 from expanders.errors import SettingError
 from expanders.files import write_json, write_json_lines, write_text
@@ -125,8 +125,7 @@ class Run:
         """Take up the newest checkpoint that is whole, if there is any."""
         for part_of_a_file in self.folder.glob(".*.pt.*"):  # what a killed process was writing
             part_of_a_file.unlink()
-        paths = [self.folder / "last.pt", self.folder / "previous.pt"]
-        for path in filter(Path.exists, paths):
+        for path in filter(Path.exists, (self.folder / name for name in folders.CHECKPOINTS)):
             try:
                 content = checkpoint.read(path)
             except SettingError:
@@ -154,7 +153,14 @@ class Run:
         """Evaluate the best network on the test images, which nothing has looked at so far."""
         trainer = self.trainer
         best = self.folder / "best.pt"
-        checkpoint.load_state(trainer.model, checkpoint.read(best)["state"], best)
+        try:
+            checkpoint.load_state(trainer.model, checkpoint.read(best)["state"], best)
+        except SettingError:
+            if trainer.best_epoch != trainer.epoch:
+                remedy = "is damaged or missing; restart=true trains again"
+                raise SettingError("hydra.run.dir", best, remedy) from None
+            log.warning("%s cannot be read: written again, as the last epoch was the best", best)
+            self._save_best()
         parts = {"val": trainer.val, "test": self.test}
         results: Metrics = {}
         first_step = [m["first_step_seconds"] for m in trainer.history if "first_step_seconds" in m]

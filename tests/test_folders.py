@@ -31,6 +31,16 @@ def test_a_run_goes_through_its_states(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run.log"]
 
 
+def test_a_folder_is_forgotten_only_while_it_holds_nothing_of_a_run(tmp_path):
+    for names, stays in (((".hydra", "run.log"), False), ((".hydra", "config.json"), True)):
+        folder = tmp_path / names[1]
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        folders.forget_if_unused(folder)
+        assert folder.exists() == stays
+
+
 def test_a_failure_keeps_its_traceback(tmp_path):
     try:
         int("x")

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from expanders import checkpoint, runs, schedules
+from expanders import checkpoint, folders, runs, schedules
 from expanders.data import Images, Transform
+from expanders.errors import SettingError
 from expanders.settings import Settings
 from expanders.sparsification import sparsify
 from expanders.tracking import WandbSettings
@@ -143,6 +144,40 @@ def test_with_both_checkpoints_damaged_a_run_starts_over_and_says_so(tmp_path, u
     assert caplog.text.count("is damaged") == 2
     assert f"No checkpoint in {tmp_path} is whole: starting over" in caplog.text
     assert outcome(tmp_path) == undisturbed
+
+
+def test_a_kill_between_two_renames_costs_nothing(tmp_path, undisturbed, caplog):
+    """The newest checkpoint is whole, but not yet called last.pt."""
+    caplog.set_level("INFO")
+    cut(run_in(tmp_path, minutes=0), epoch=3, step=3)
+    (tmp_path / "last.pt").replace(tmp_path / "new.pt")
+    assert folders.state(tmp_path) == folders.State.CUT_OFF
+    run_in(tmp_path, minutes=0).execute()
+    assert f"Continuing after 2 epochs and 2 steps, from {tmp_path / 'new.pt'}" in caplog.text
+    assert outcome(tmp_path) == undisturbed
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_a_damaged_best_network_is_made_again_or_the_remedy_is_named(tmp_path, undisturbed):
+    run = run_in(tmp_path)
+    run.execute()
+    history = run.trainer.history
+    for best_is_last in (True, False):
+        (tmp_path / "summary.json").unlink()
+        (tmp_path / "best.pt").write_bytes(b"dust")
+        again = run_in(tmp_path)
+        again._continue = lambda: None
+        again.trainer.load_state_dict(run.trainer.state_dict())
+        again.trainer.history = [
+            row | {"val/accuracy": 1.0 if (row is history[-1]) == best_is_last else 0.5}
+            for row in history
+        ]
+        if best_is_last:
+            again.execute()
+            assert checkpoint.read(tmp_path / "best.pt")
+        else:
+            with pytest.raises(SettingError, match=r"best.pt: is damaged .*restart=true trains"):
+                again.execute()
 
 
 def test_the_same_wandb_run_continues_on_the_right_steps(tmp_path, monkeypatch):
