@@ -144,6 +144,33 @@ def test_a_sweep_without_cells_is_refused(launch, nothing):
     assert line.startswith("error: the sweep has no cells: give hydra.sweeper.grids a grid")
 
 
+def test_a_grid_in_yaml_may_have_null(launch, few_images):
+    grid = "hydra.sweeper.grids=[{clip_grad_norm: [null, 1]}]"
+    result = launch(*TINY, *images(few_images), grid, "dry_run=true")
+    assert "clip_grad_norm=null" in result.stdout
+    assert "2 cells: 2 to do" in result.stdout
+
+
+def test_one_dense_twin_for_all_graphs(launch, few_images):
+    """What a dense network does not use makes no other network of it."""
+    axes = ("graph=dense", "degree=3,15", "init.fan=dense,live", "seeds.graph=0,1,2")
+    result = launch(*TINY, *images(few_images), *axes, "seeds.init=0,1", "dry_run=true")
+    assert "2 cells: 2 to do" in result.stdout
+
+
+def test_a_sweep_that_starts_over_tells_old_results_from_new_ones(launch, tmp_path, few_images):
+    axes = (*TINY, *images(few_images), "epochs=0", "graph=rreg,xnet")
+    assert launch(*axes).returncode == 0
+    (theirs,) = tmp_path.glob("runs/*-xnet-*")
+    (theirs / "lock").unlink()
+    (theirs / "lock").mkdir()  # so that this cell cannot begin
+    result = launch(*axes, "restart=true")
+    assert result.returncode == 1
+    assert "1 of 2 cells are not done; the same command, without restart=true, tries" in (
+        result.stderr
+    )
+
+
 def test_cells_that_would_share_a_folder_are_refused(launch, few_images):
     result = launch(*TINY, *images(few_images), "seed=0,1", "hydra.sweep.subdir=same")
     assert result.returncode == 1

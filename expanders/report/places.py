@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from expanders.report.read import Run
+from expanders.report.read import DENSE, Run
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
 Option = tuple[str, Settings]  # the name of a choice in a group, and its settings
@@ -55,7 +55,10 @@ def place(run: Run) -> Place:
         if _ROOT.match(key) and choices["dataset"] != "image_folder":
             continue
         part, _, rest = key.partition(".")
-        if part in ("model", "graph"):
+        if key == "init.fan":  # says how sparse layers start; the dense twin is the same for all
+            if choices["graph"] != DENSE:
+                parts["graph"][key] = value
+        elif part in ("model", "graph"):
             parts[part][rest] = value
         elif part == "degree":
             kind = "degree" if isinstance(value, int | float) else "policy"

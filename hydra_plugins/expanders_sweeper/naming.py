@@ -34,8 +34,12 @@ def resolved(cfg: DictConfig) -> Node:
 
 
 def definition_of(settings: Node, choices: Mapping[str, str]) -> Node:
-    """The settings that decide what a run computes. A dense network has no degree."""
-    ignored = _NOT_PART_OF_THE_RUN | ({"degree"} if choices["graph"] == "dense" else set())
+    """The settings that decide what a run computes."""
+    ignored = _NOT_PART_OF_THE_RUN
+    if choices["graph"] == "dense":  # it draws no graph, and has all edges
+        ignored = ignored | {"degree"}
+        unused = {"seeds": {"graph": None}, "init": {"fan": "dense"}}
+        settings = settings | {key: settings[key] | value for key, value in unused.items()}
     named = {name: choices[name] for name in GROUPS if name not in ignored}
     kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in ignored}
     return {"choices": named} | kept

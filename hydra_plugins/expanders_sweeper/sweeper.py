@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,7 @@ class GridSweeper(BasicSweeper):
         cells, dry_run, restart = self._cells(arguments)
         skipped = {State.RUNNING} if restart else {State.RUNNING, State.DONE}
         to_do = [cell for cell in cells if cell.state not in skipped]
+        before = {cell.folder: folders.finish(cell.folder) for cell in to_do}
         self._announce(cells)
         if dry_run:
             return []
@@ -86,10 +87,12 @@ class GridSweeper(BasicSweeper):
             cell.folder: " ".join(str(result._return_value).split())
             for cell, result in zip(to_do, results, strict=False)
             if result.status == JobStatus.FAILED
-            # a job that was sent back to the queue may have ended well the second time
-            and (restart or cell.state != State.DONE)
         }
-        self._conclude(cells, errors)
+        # With restart=true, a summary may be the old one. And without, a job that was sent back to
+        # the queue may have ended well the second time.
+        done = {cell.folder for cell in cells if cell.state == State.DONE}
+        done -= {folder for folder, finish in before.items() if folders.finish(folder) == finish}
+        self._conclude(cells, done, errors, restart)
         return results
 
     def _cells(self, arguments: list[str]) -> tuple[list[Cell], bool, bool]:
@@ -128,17 +131,18 @@ class GridSweeper(BasicSweeper):
         log.info("%s: %s", _counted(cells), counts)
 
     @staticmethod
-    def _conclude(cells: Sequence[Cell], errors: Mapping[Path, str]) -> None:
+    def _conclude(
+        cells: Sequence[Cell], done: Container[Path], errors: Mapping[Path, str], restart: bool
+    ) -> None:
         """List the cells that are not done, with the reasons."""
-        states = {cell.folder: cell.state for cell in cells}
-        left = {f: s for f, s in states.items() if s != State.DONE or f in errors}
+        left = {cell.folder: cell.state for cell in cells if cell.folder not in done}
         for folder, state in left.items():
             reason = errors.get(folder) or folders.failure(folder) or "did not end"
             if state == State.RUNNING:
                 reason = f"{folders.owner(folder)} is training it"
             log.error("%-9s  %s: %s", state, folder, reason)
         if left:
-            remedy = "the same command tries them again"
+            remedy = f"the same command{', without restart=true,' * restart} tries them again"
             raise SweepError(f"{len(left)} of {_counted(cells)} are not done; {remedy}")
         log.info("%s: all done", _counted(cells))
 
@@ -149,4 +153,5 @@ def _counted(cells: Sequence[Cell]) -> str:
 
 def _commas(value: Any) -> str:
     """The values of an axis as on the command line; a list in YAML is as good as commas."""
-    return ",".join(str(v) for v in value) if isinstance(value, list | ListConfig) else str(value)
+    values = value if isinstance(value, list | ListConfig) else [value]
+    return ",".join("null" if each is None else str(each) for each in values)
