@@ -21,18 +21,19 @@ def write_run(
     seeds: dict[str, int] | None = None,
     options: dict[str, Any] | None = None,
     budget: str = "equal",
+    fan: str = "dense",
 ) -> Path:
     """Write one run folder into `root` and return it.
 
     It finished if it has an `accuracy`, failed if it has a `failure`, and was cut off otherwise.
-    `options` are the graph model's, `seeds` its pinned streams.
+    `options` are the graph model's, `seeds` its pinned streams, `fan` the scale of first weights.
     """
     pinned = {"graph": None, "init": None, "data": None} | (seeds or {})
     words = "-".join(
         f"{k}{v}" for k, v in (*pinned.items(), *(options or {}).items()) if v is not None
     )
     degree_word = "" if graph == "dense" else f"-d{degree}"
-    folder = root / f"{model}-{dataset}-{graph}{degree_word}-s{seed}-{budget}{epochs}{words}"
+    folder = root / f"{model}-{dataset}-{graph}{degree_word}-s{seed}-{budget}{epochs}{words}{fan}"
     folder.mkdir(parents=True)
     choices = {"model": model, "graph": graph, "dataset": dataset, "optimizer": "sgd"}
     config: dict[str, Any] = {
@@ -40,6 +41,7 @@ def write_run(
         "epochs": epochs,
         "seed": seed,
         "seeds": pinned,
+        "init": {"fan": fan},
         "model": {"_target_": f"expanders.models.{model}", "skip": []},
         "graph": {
             "_target_": f"expanders.graphs.{graph}",

@@ -70,6 +70,17 @@ def test_single_pairs_show_their_differences_only(tmp_path):
     ]
 
 
+def test_networks_that_start_at_another_scale_have_the_same_dense_twin(tmp_path):
+    for fan, accuracy in (("dense", 0.8), ("live", 0.9)):
+        write_run(tmp_path, "rreg", 3, 0, accuracy, fan=fan)
+    write_run(tmp_path, "dense", accuracy=0.95)
+    assert texts(only(tmp_path)) == [
+        ["rreg init.fan=dense", "80.00"],
+        ["rreg init.fan=live", "90.00"],
+        ["dense twin", "95.00"],
+    ]
+
+
 def test_cells_with_some_runs_say_what_they_lack(grid):
     write_run(grid, "xnet", 3, 7, None)
     write_run(grid, "xnet", 3, 8, None, failure="x")
