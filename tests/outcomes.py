@@ -67,8 +67,10 @@ def _digest(content) -> str:
 def started(folder: Path, *arguments: str, environment: Mapping[str, str] = os.environ):
     """launch.py in a process group of its own, killed at the end with all its workers.
 
-    What it prints lies in `started.log`.
+    What it prints lies in `started.log`. It is not told of W&B's service in this process, where
+    the runs of a killed one would go on.
     """
+    environment = {k: v for k, v in environment.items() if not k.startswith("WANDB")}
     with (folder / "started.log").open("w") as output:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "launch.py"), *arguments],
