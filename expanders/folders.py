@@ -22,7 +22,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TextIO
@@ -93,8 +93,9 @@ def clear(folder: Path) -> None:
 
 def forget_if_unused(folder: Path) -> None:
     """Remove a folder that holds only what Hydra leaves in it before a run begins."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "run.log"}:
-        shutil.rmtree(folder)
+    with suppress(FileNotFoundError):  # another process of torchrun was faster
+        if {path.name for path in folder.iterdir()} <= {".hydra", "run.log"}:
+            shutil.rmtree(folder)
 
 
 def mark_failed(folder: Path, error: BaseException) -> None:

@@ -88,10 +88,10 @@ class GridSweeper(BasicSweeper):
             for cell, result in zip(to_do, results, strict=False)
             if result.status == JobStatus.FAILED
         }
-        # With restart=true, a summary may be the old one. And without, a job that was sent back to
-        # the queue may have ended well the second time.
+        # The folders tell: a job that was sent back to the queue may end well the second time.
         done = {cell.folder for cell in cells if cell.state == State.DONE}
-        done -= {folder for folder, finish in before.items() if folders.finish(folder) == finish}
+        if restart:  # a summary may be the old one
+            done -= {folder for folder, old in before.items() if folders.finish(folder) == old}
         self._conclude(cells, done, errors, restart)
         return results
 
