@@ -157,7 +157,7 @@ def _library() -> Path:
         *("-ltorch_cpu", "-lc10"),
     ]
     version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True)
-    texts = [path.read_text() for path in sorted(_SOURCE.parent.iterdir())]
+    texts = [path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*"))]
     facts = [*command, version.stdout, torch.__version__, _processor(), *texts]
     key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
     root = os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions")

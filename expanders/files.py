@@ -1,4 +1,7 @@
-"""Writing files so that a reader sees the old content or the new one, never a part."""
+"""Writing files so that a reader sees the old content or the new one, never a part.
+
+And so that of several processes that need the same file, one makes it.
+"""
 
 import contextlib
 import fcntl

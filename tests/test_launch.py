@@ -244,7 +244,10 @@ def test_ctrl_c_keeps_the_checkpoint_and_the_same_command_continues(tmp_path, la
         finally:
             process.kill()
     assert process.returncode == 1
-    assert stderr.startswith("interrupted; the same command continues after the last checkpoint")
+    assert stderr.strip() == (
+        "interrupted; the same command continues after the last checkpoint, unless it says "
+        "restart=true"
+    )
     done = torch.load(tmp_path / "a" / "last.pt", weights_only=True)["training"]["history"]
     assert len(done) >= 2
     assert len(metrics_of(tmp_path / "a")) == len(done)

@@ -158,7 +158,7 @@ def test_a_kill_between_two_renames_costs_nothing(tmp_path, undisturbed, caplog)
     assert not (tmp_path / "new.pt").exists()
 
 
-def test_a_damaged_best_network_is_made_again_or_the_remedy_is_named(tmp_path, undisturbed):
+def test_a_damaged_best_network_is_made_again_or_the_remedy_is_named(tmp_path):
     run = run_in(tmp_path)
     run.execute()
     history = run.trainer.history
