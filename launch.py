@@ -22,15 +22,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from expanders import folders
-from expanders.config import Config, Node, checked
 from expanders.errors import DivergedError, SettingError
 from expanders.files import write_json
+from expanders.runs import folders
+from expanders.runs.settings import Config, Node, checked
 from hydra_plugins.expanders_sweeper.naming import cell_of, definition_of, label_of, resolved
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do without it
-    from expanders.distributed import Team
-    from expanders.runs import Run
+    from expanders.runs.run import Run
+    from expanders.training.processes import Team
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0
         log.info("%-9s  %s", folders.state(folder), folder)
         folders.forget_if_unused(folder)
         return {}
-    from expanders import distributed
-    from expanders.acceleration import choose_device
+    from expanders.training import processes
+    from expanders.training.device import choose_device
 
     if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         signal.signal(signal.SIGTERM, wait_to_be_killed)
-    rank = distributed.local_rank()
+    rank = processes.local_rank()
     turn = turn if rank is None else rank
-    team = distributed.join(choose_device(config.device, turn))
+    team = processes.join(choose_device(config.device, turn))
     if not team.is_writer:
         logging.disable(logging.WARNING)
         team.wait()  # for the writer, who sees to the folder
@@ -99,14 +99,19 @@ def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Te
     """Everything that one run needs. What is quick to check comes before what takes time."""
     import torch
 
-    from expanders import acceleration, checkpoint, data, paths, runs, tracking, train
-    from expanders.initialization import initialize
+    from expanders import data
+    from expanders.runs import checkpoint, tracking
+    from expanders.runs.run import Run
     from expanders.seeds import stream
-    from expanders.settings import Settings
-    from expanders.sparsification import sparsify
+    from expanders.training import device as devices
+    from expanders.training.settings import Settings
+    from expanders.training.trainer import Trainer
+    from expanders.wiring import connectivity
+    from expanders.wiring.initialization import initialize
+    from expanders.wiring.wire import sparsify
 
     build = partial(hydra.utils.instantiate, _convert_="all")
-    device = acceleration.choose_device(config.device, turn)
+    device = devices.choose_device(config.device, turn)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     names = [field.name for field in fields(Settings)]
@@ -114,8 +119,8 @@ def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Te
     if how.batch_size < team.size:
         remedy = f"must be at least the number of processes, {team.size}"
         raise SettingError("batch_size", how.batch_size, remedy)
-    acceleration.set_arithmetic(how.precision, device)
-    acceleration.keep_freed_memory()
+    devices.set_arithmetic(how.precision, device)
+    devices.keep_freed_memory()
     source = build(config.dataset["source"])
     transform = build(config.dataset["transform"])
 
@@ -148,14 +153,14 @@ def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Te
     images, test = source.load()
     inputs = transform.eval(test.pixels[:1])
     try:
-        report = replace(report, network=paths.measure(model, tuple(inputs.shape[1:])))
+        report = replace(report, network=connectivity.measure(model, tuple(inputs.shape[1:])))
     except RuntimeError as error:
         size = "x".join(str(side) for side in inputs.shape[2:])
         remedy = f"the model takes no images of {size} pixels ({error}); choose another size"
         raise SettingError("dataset.transform.crop", transform.crop, remedy) from None
     model.to(device)
     train_part, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
-    trainer = train.Trainer(
+    trainer = Trainer(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
@@ -169,7 +174,7 @@ def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Te
     wandb = tracking.WandbSettings(**config.wandb).named(
         label_of(definition), config.seed, cell_of(definition)
     )
-    return runs.Run(
+    return Run(
         folder=folder,
         config=definition,
         blueprint=blueprint,

@@ -5,11 +5,11 @@
 Images of CIFAR-10's shape with its augmentation, vgg16bn and resnet18, dense and wired by `rreg` at
 degree 3. *Plain* is what a training script usually does: eager float32 with PyTorch's own defaults,
 and a DataLoader whose worker processes crop, flip and normalise PIL images. *Ours* is
-`expanders.train.Trainer` with the settings of each line, `reduce-overhead` being CUDA graphs.
+`expanders.training.trainer.Trainer` with the settings of each line, `reduce-overhead` being CUDA
+graphs.
 Every round trains each line's share of images once, in turn. Printed are medians over the rounds,
 quartiles of the ratio to the plain loop in the same round, the minutes that 300 epochs of CIFAR-10
-take at that speed, and how much longer the first epoch
-took.
+take at that speed, and how much longer the first epoch took.
 
 This script has not run on a GPU yet; with `--device cpu --images 256` it runs without one.
 """
@@ -29,12 +29,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from expanders import models, schedules
-from expanders.acceleration import set_arithmetic
+from expanders import models
 from expanders.data import Images, Transform
-from expanders.settings import Settings
-from expanders.sparsification import sparsify
-from expanders.train import Trainer
+from expanders.training import schedules
+from expanders.training.device import set_arithmetic
+from expanders.training.settings import Settings
+from expanders.training.trainer import Trainer
+from expanders.wiring.wire import sparsify
 
 TRAINED = 45_000  # images of CIFAR-10 that are not kept for validation
 OURS: dict[str, dict[str, Any]] = {

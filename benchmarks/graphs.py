@@ -20,8 +20,9 @@ import torch
 from common import machine
 from threadpoolctl import threadpool_limits
 
-from expanders import degrees, graphs, models, sparsification, spectra
+from expanders import degrees, graphs, models, spectra
 from expanders.seeds import stream
+from expanders.wiring import wire
 
 CASES = [("vgg16bn", 3), ("vgg16bn", 15), ("vgg16bn", 60), ("resnet50", 3), ("resnet152", 3)]
 Layers = list[tuple[degrees.LayerShape, int]]
@@ -59,7 +60,7 @@ def layers_of(network: str, degree: int) -> Layers:
     """The sparse layers of a network and their numbers of edges, at equal budgets."""
     with torch.device("meta"):
         model = getattr(models, network)()
-    skip = sparsification.stem_and_head(model)
+    skip = wire.stem_and_head(model)
     shapes = tuple(
         degrees.LayerShape(name, *reversed(module.weight.shape[:2]))
         for name, module in model.named_modules()

@@ -29,9 +29,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from expanders import models
-from expanders.acceleration import keep_freed_memory
-from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
-from expanders.sparsification import sparsify
+from expanders.training.device import keep_freed_memory
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.wire import sparsify
 
 SIDE = {"vgg16bn": 32, "resnet18": 32, "resnet50": 64}  # pixels
 LAYOUTS = {"eager": "", "channels_last": "l", "compiled": "c", "both": "lc"}  # how a model runs

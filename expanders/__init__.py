@@ -8,23 +8,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expanders import degrees, graphs, models, spectra
-    from expanders.checkpoint import Blueprint, load, save
+    from expanders import graphs, models
     from expanders.errors import SettingError
-    from expanders.initialization import initialize
-    from expanders.layers import SparseConv2d, SparseLinear
-    from expanders.sparsification import sparsify
+    from expanders.graphs import spectra
+    from expanders.runs.checkpoint import Blueprint, load, save
+    from expanders.wiring import degrees
+    from expanders.wiring.initialization import initialize
+    from expanders.wiring.layers import SparseConv2d, SparseLinear
+    from expanders.wiring.wire import sparsify
 
 _HOMES = {
-    "Blueprint": "checkpoint",
+    "Blueprint": "runs.checkpoint",
     "SettingError": "errors",
-    "SparseConv2d": "layers",
-    "SparseLinear": "layers",
-    "initialize": "initialization",
-    "load": "checkpoint",
-    "save": "checkpoint",
-    "sparsify": "sparsification",
+    "SparseConv2d": "wiring.layers",
+    "SparseLinear": "wiring.layers",
+    "initialize": "wiring.initialization",
+    "load": "runs.checkpoint",
+    "save": "runs.checkpoint",
+    "sparsify": "wiring.wire",
 }
+
+_ROOMS = {"degrees": "wiring.degrees", "spectra": "graphs.spectra"}
 
 __all__ = [
     "Blueprint",
@@ -47,5 +51,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"expanders.{_HOMES[name]}"), name)
     if name in __all__:
-        return import_module(f"expanders.{name}")
+        return import_module(f"expanders.{_ROOMS.get(name, name)}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,10 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 import launch
-from expanders import config
-from expanders.acceleration import choose_device
-from expanders.degrees import LayerShape, NetworkShape
 from expanders.errors import SettingError
+from expanders.runs import settings
+from expanders.training.device import choose_device
+from expanders.wiring.degrees import LayerShape, NetworkShape
 from hydra_plugins.expanders_sweeper.naming import resolved, run_name
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -33,8 +33,8 @@ def composed(*overrides: str, **keywords) -> DictConfig:
         return compose("config", list(overrides), **keywords)
 
 
-def checked(*overrides: str) -> config.Config:
-    return config.checked(resolved(composed(*overrides)))
+def checked(*overrides: str) -> settings.Config:
+    return settings.checked(resolved(composed(*overrides)))
 
 
 def built(node):

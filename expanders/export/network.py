@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expanders import checkpoint, folders
 from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.export import formats, plain
 from expanders.files import write_atomically
-from expanders.layers import SparseLayer
+from expanders.runs import checkpoint, folders
+from expanders.wiring.layers import SparseLayer
 
 TOLERANCE = 1e-4  # of the largest output; rounding stays well below
 

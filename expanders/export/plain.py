@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from expanders.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 
 _log = logging.getLogger(__name__)
 

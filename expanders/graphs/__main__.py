@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from expanders import graphs, spectra
-from expanders.degrees import GraphModel, LayerShape, NetworkShape, constant
+from expanders import graphs
 from expanders.errors import SettingError
+from expanders.graphs import spectra
 from expanders.seeds import stream
+from expanders.wiring.degrees import GraphModel, LayerShape, NetworkShape, constant
 
 HEADER = (
     f"{'':26s}{'sigma2 / bound':^21s}   {'normalised gap':^21s}\n"

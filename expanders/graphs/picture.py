@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from expanders import spectra
-from expanders.degrees import GraphModel, LayerShape
 from expanders.errors import SettingError
+from expanders.graphs import spectra
 from expanders.seeds import stream
+from expanders.wiring.degrees import GraphModel, LayerShape
 
 SEEDS = 10  # graphs in a histogram
 

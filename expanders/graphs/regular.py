@@ -5,8 +5,8 @@ from typing import Literal
 
 import numpy as np
 
-from expanders import expansion, spectra
 from expanders.errors import SettingError
+from expanders.graphs import expansion, spectra
 from expanders.graphs.edges import IntArray, check_budget, complement, relabel, ring, trade
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from expanders.config import GROUPS, Node
+from expanders.runs.settings import GROUPS, Node
 
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {

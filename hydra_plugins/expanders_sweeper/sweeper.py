@@ -14,8 +14,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
-from expanders import folders
-from expanders.folders import State
+from expanders.runs import folders
+from expanders.runs.folders import State
 from hydra_plugins.expanders_sweeper.naming import run_name
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,97 @@
+"""Tables for people: the layers of a sparse network, and the outcome of a run."""
+
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from expanders.wiring.layer_report import LayerReport, Report
+from expanders.wiring.layers import SparseLayer
+
+_WIDTH = 200  # columns take what they need; nothing is cut
+
+
+def layer_table(report: Report, model: nn.Module) -> str:
+    """Every layer of a network, and the network as a whole.
+
+    Shape, graph, edges, parameters, dead ends, gap (1 - normalised sigma2) and sigma2 over the
+    Ramanujan bound; and whether the layer is computed over its edges (sparse) or densely.
+    """
+    table = Table("layer", "shape", "graph", box=None, pad_edge=False)
+    for column in ("edges", "live", "dense", "density", "dead out", "unused in", "gap", "σ2/bound"):
+        table.add_column(column, justify="right")
+    table.add_column("path")
+    table.add_column("")
+    modules = dict(model.named_modules())
+    for layer in report.layers:
+        module = modules[layer.name]
+        path = module.path() if isinstance(module, SparseLayer) else "dense"
+        table.add_row(*_layer_row(layer), path, layer.note)
+    density = f"{report.live / report.dense:.4f}"
+    total = ("network", "", "", f"{report.edges:,}", f"{report.live:,}", f"{report.dense:,}")
+    table.add_row(*total, density, style="bold")
+    return "\n".join([_text(table), *_network_line(report)])
+
+
+def summary_table(summary: Mapping[str, Any]) -> str:
+    """The outcome of a run: accuracies, parameters, time."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for label, key, form in (
+        ("test accuracy", "test/accuracy", ".2%"),
+        ("validation accuracy", "val/accuracy", ".2%"),
+        ("from epoch", "best_epoch", "d"),
+        ("epochs", "epochs", "d"),
+        ("live parameters", "params/live", ",d"),
+        ("dense parameters", "params/dense", ",d"),
+        ("edges", "graph/edges", ",d"),
+        ("seconds", "seconds", ",.1f"),
+        ("of these the first step, compiling included", "first_step_seconds", ",.1f"),
+    ):
+        if summary.get(key) is not None:
+            table.add_row(label, format(summary[key], form))
+    return _text(table)
+
+
+def _layer_row(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        layer.name,
+        "x".join(str(size) for size in layer.shape),
+        layer.graph,
+        f"{layer.edges:,}",
+        f"{layer.live:,}",
+        f"{layer.dense:,}",
+        f"{layer.density:.4f}",
+        str(layer.dead_outputs),
+        str(layer.unused_inputs),
+        _number(layer.measures.get("normalised_gap")),
+        _number(layer.measures.get("ramanujan_ratio")),
+    )
+
+
+def _network_line(report: Report) -> list[str]:
+    """Dead ends and paths of the whole network, where they were measured."""
+    network = report.network
+    if not network:
+        return []
+    paths = network["log10_paths"]
+    return [
+        f"{network['effective_share']:.1%} of the weights lie on a path from input to output; "
+        f"{network['dead_outputs']} outputs get no input, {network['unused_inputs']} inputs reach "
+        f"no output" + ("" if paths is None else f"; 10^{paths:.1f} paths")
+    ]
+
+
+def _number(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _text(table: Table) -> str:
+    console = Console(file=StringIO(), width=_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()

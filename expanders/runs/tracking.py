@@ -1,0 +1,137 @@
+"""The one file that talks to Weights & Biases.
+
+Metric names are namespaced (`train/loss`, `val/accuracy`, `test/accuracy`, `graph/...`) and the
+same as in the run's own files, so nothing depends on the service.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import wandb
+
+from expanders.errors import SettingError
+from expanders.wiring.layer_report import Report
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    """What a user may choose.
+
+    Attributes:
+        mode: `auto` is online when the user is logged in, otherwise offline.
+        project, entity: where runs go; entity None is the user's own.
+        name, group: of the run; None means made of the choices.
+        job_type: of the run.
+        tags: besides those made of the choices.
+    """
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str = "expanders"
+    entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    job_type: str = "train"
+    tags: Sequence[str] = ()
+
+    def named(self, label: str, seed: int, group: str) -> Self:
+        """The same, with name, group and tags made of the run's label where none were given."""
+        return replace(
+            self,
+            name=self.name or f"{label}-s{seed}",
+            group=self.group or group,
+            tags=[*label.split("-"), *self.tags],
+        )
+
+
+class WandbRun:
+    """One run on Weights & Biases, from its start to its summary."""
+
+    def __init__(
+        self, settings: WandbSettings, folder: Path, config: Mapping[str, Any], run_id: str
+    ) -> None:
+        """Start the run, without ever asking anything.
+
+        Args:
+            settings: mode, names and tags.
+            folder: where the run's local files go, in `wandb/`.
+            config: the resolved configuration, nested.
+            run_id: the run continues if this identity exists already.
+
+        Raises:
+            SettingError: if `mode` is online and the service cannot be had.
+        """
+        try:
+            self._run = _init(settings, _mode(settings.mode), folder, config, run_id)
+        except wandb.Error as error:
+            if settings.mode != "auto":
+                remedy = "log in with `wandb login`, or use wandb.mode=offline"
+                raise SettingError("wandb.mode", settings.mode, f"{error}; {remedy}") from None
+            log.warning("W&B cannot be reached (%s): this run is logged offline.", error)
+            self._run = _init(settings, "offline", folder, config, run_id)
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        if self._run.offline and settings.mode != "disabled":
+            parts = Path(self._run.dir).parent.with_name("offline-run-*")  # one per continuation
+            log.info("W&B: offline; to upload this run: wandb sync %s", parts)
+
+    def log_report(self, report: Report) -> None:
+        """Log the per-layer report as a table."""
+        rows = [flatten_layer(layer) for layer in report.to_dict()["layers"]]
+        columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[row.get(str(column)) for column in columns] for row in rows]
+        self._run.summary["graph/layers"] = wandb.Table(columns=columns, data=data)
+
+    def log_epoch(self, metrics: Mapping[str, Any]) -> None:
+        """Log the metrics of one epoch; its number is the step."""
+        # Committed at once: a row that waits for the next one would be written after the summary.
+        self._run.log(dict(metrics), step=int(metrics["epoch"]), commit=True)
+
+    def finish(self, summary: Mapping[str, Any] | None = None, *, failed: bool = False) -> None:
+        """Write the summary and close the run."""
+        self._run.summary.update(dict(summary or {}))
+        self._run.finish(exit_code=int(failed))
+
+
+def flatten_layer(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer of a report as a flat row: the shape as text, the measures beside the rest."""
+    row = {key: value for key, value in layer.items() if key != "measures"}
+    row["shape"] = "x".join(str(size) for size in layer["shape"])
+    row.update(layer["measures"])
+    return row
+
+
+def _mode(mode: str) -> Literal["online", "offline", "disabled"]:
+    if mode == "auto":
+        return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    return mode  # type: ignore[return-value]
+
+
+def _init(
+    settings: WandbSettings,
+    mode: Literal["online", "offline", "disabled"],
+    folder: Path,
+    config: Mapping[str, Any],
+    run_id: str,
+) -> wandb.Run:
+    return wandb.init(
+        project=settings.project,
+        entity=settings.entity,
+        dir=folder,
+        config=dict(config),
+        id=run_id,
+        resume="allow" if mode == "online" else None,
+        name=settings.name,
+        group=settings.group,
+        job_type=settings.job_type,
+        tags=list(settings.tags),
+        mode=mode,
+        reinit="finish_previous",
+        settings=wandb.Settings(console="off", silent=True, init_timeout=_CONNECT_SECONDS),
+    )

@@ -1,0 +1,1 @@
+"""Training one network: the loop, its schedule, the device, several processes."""

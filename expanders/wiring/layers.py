@@ -1,0 +1,269 @@
+"""Layers whose weights are the edges of a bipartite graph between input and output channels.
+
+A layer stores one kernel (`SparseConv2d`) or one scalar (`SparseLinear`) per edge and nothing for a
+missing edge. There is no dense parameter with a mask over it: what does not exist cannot leak, and
+gradients, optimizer state and checkpoints scale with the number of edges.
+
+How a layer computes is separate from what it is: `execution` is "dense" (the live weights are
+scattered into a dense kernel, which the framework's own operation then uses), "sparse" (over the
+edges only) or "auto" (the faster one); see `expanders.wiring.operator`.
+"""
+
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from expanders.errors import SettingError
+from expanders.wiring.operator import Execution, choose, conv2d
+
+Edges = Tensor | npt.NDArray[np.int64]
+"""Edges of a graph: int64, shape (2, num_edges), sorted by output, then by input channel."""
+
+
+class SparseLayer(nn.Module):
+    """What `SparseConv2d` and `SparseLinear` share: edges, live weights and their dense views.
+
+    Attributes:
+        weight: live weights, shape (num_edges, *kernel_size), in the order of `edges`.
+        bias: shape (num_right,), or None.
+        edges: buffer, int64, shape (2, num_edges); row 0 holds input channels, row 1 output
+            channels, sorted by output, then by input channel.
+        execution: how to compute, "auto" (default), "dense" or "sparse".
+    """
+
+    edges: Tensor
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, num_left: int, num_right: int, edges: Tensor, kernel_size: tuple[int, ...], bias: bool
+    ) -> None:
+        super().__init__()
+        self.num_left = num_left
+        self.num_right = num_right
+        self.execution: Execution = "auto"
+        self.register_buffer("edges", _checked(edges, num_left, num_right))
+        self.weight = nn.Parameter(torch.zeros(edges.shape[1], *kernel_size))
+        self.bias = nn.Parameter(torch.zeros(num_right)) if bias else None
+
+    @property
+    def num_edges(self) -> int:
+        """Number of live kernels."""
+        return self.weight.shape[0]
+
+    @property
+    def density(self) -> float:
+        """Share of the possible edges that exist, between 0 and 1."""
+        return self.num_edges / (self.num_left * self.num_right)
+
+    def dense_weight(self) -> Tensor:
+        """The weight of the equivalent dense layer, zero off the graph; differentiable.
+
+        Shape (num_right, num_left, *kernel_size).
+        """
+        shape = (self.num_right, self.num_left, *self.weight.shape[1:])
+        if self.num_edges == self.num_left * self.num_right:
+            return self.weight.view(shape)  # sorted edges of a complete graph are in dense order
+        empty = self.weight.new_zeros(self.num_right * self.num_left, *self.weight.shape[1:])
+        return empty.index_copy(0, _flat(self.edges, self.num_left), self.weight).view(shape)
+
+    def mask(self) -> Tensor:
+        """Which kernels exist: bool, shape (num_right, num_left)."""
+        mask = self.edges.new_zeros(self.num_right, self.num_left, dtype=torch.bool)
+        mask[self.edges[1], self.edges[0]] = True
+        return mask
+
+    def path(self) -> Literal["dense", "sparse"]:
+        """The path that the layer computes on, where it is now."""
+        stride = getattr(self, "stride", (1, 1))
+        return choose(self.execution, self.density, self.weight, self.weight, stride)
+
+    @torch.no_grad()
+    def _take_from(self, dense: nn.Conv2d | nn.Linear) -> None:
+        """Keep of `dense` what lies on the graph: values, device, dtype and training mode."""
+        self.to(device=dense.weight.device, dtype=dense.weight.dtype)
+        self.weight.copy_(dense.weight[self.edges[1], self.edges[0]])
+        self.weight.requires_grad_(dense.weight.requires_grad)
+        if self.bias is not None and dense.bias is not None:
+            self.bias.copy_(dense.bias)
+            self.bias.requires_grad_(dense.bias.requires_grad)
+        self.train(dense.training)
+
+    def extra_repr(self) -> str:
+        """Shape and number of edges, for `print(model)`."""
+        return (
+            f"{self.num_left}, {self.num_right}, edges={self.num_edges}, "
+            f"density={self.density:.4f}, bias={self.bias is not None}"
+        )
+
+
+class SparseConv2d(SparseLayer):
+    """A 2-d convolution that has kernels only on the edges of a graph.
+
+    Args:
+        in_channels: number of input channels, the left side of the graph.
+        out_channels: number of output channels, the right side.
+        kernel_size: height and width of a kernel, in pixels.
+        edges: int64, shape (2, num_edges).
+        stride, padding, dilation, padding_mode, bias: as in `torch.nn.Conv2d`.
+
+    Input (N, in_channels, H, W), output (N, out_channels, H', W'); another shape of input raises
+    RuntimeError.
+
+    Raises:
+        SettingError: if the edges do not fit the channels, or are not sorted and distinct.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        edges: Tensor,
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] | str = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        padding_mode: str = "zeros",
+        bias: bool = True,
+    ) -> None:
+        super().__init__(in_channels, out_channels, edges, kernel_size, bias)
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.dilation = dilation
+        self.margins = _margins(padding, kernel_size, dilation)
+        self.padding_mode = padding_mode
+
+    @classmethod
+    def from_dense(cls, conv: nn.Conv2d, edges: Edges, *, bias: bool = True) -> Self:
+        """The convolution `conv` with only the kernels on `edges`, and their present values."""
+        layer = cls(
+            conv.in_channels,
+            conv.out_channels,
+            (conv.kernel_size[0], conv.kernel_size[1]),
+            torch.as_tensor(edges),
+            stride=(conv.stride[0], conv.stride[1]),
+            padding=conv.padding
+            if isinstance(conv.padding, str)
+            else (conv.padding[0], conv.padding[1]),
+            dilation=(conv.dilation[0], conv.dilation[1]),
+            padding_mode=conv.padding_mode,
+            bias=bias and conv.bias is not None,
+        )
+        layer._take_from(conv)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `x`, shape (N, in_channels, H, W)."""
+        if x.ndim != 4 or x.shape[1] != self.num_left:
+            raise RuntimeError(f"expected images (N, {self.num_left}, H, W), got {tuple(x.shape)}")
+        margins = self.margins
+        if self.padding_mode != "zeros":
+            x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])
+            margins = (0, 0, 0, 0)
+        if choose(self.execution, self.density, x, self.weight, self.stride) == "sparse":
+            geometry = (self.stride, margins, self.dilation)
+            y = conv2d(x, self.weight, self.edges, self.num_right, *geometry)
+            return y if self.bias is None else y + self.bias[:, None, None]
+        left, right, top, bottom = margins
+        if (left, top) != (right, bottom):
+            x = F.pad(x, margins)
+            left = top = 0
+        return F.conv2d(x, self.dense_weight(), self.bias, self.stride, (top, left), self.dilation)
+
+    def extra_repr(self) -> str:
+        """Shape, geometry and number of edges, for `print(model)`."""
+        return f"{super().extra_repr()}, kernel_size={self.kernel_size}, stride={self.stride}"
+
+
+class SparseLinear(SparseLayer):
+    """A linear layer that has weights only on the edges of a graph.
+
+    Args:
+        in_features: number of inputs, the left side of the graph.
+        out_features: number of outputs, the right side.
+        edges: int64, shape (2, num_edges).
+        bias: whether to add a bias.
+
+    Input (..., in_features), output (..., out_features).
+
+    Raises:
+        SettingError: if the edges do not fit the features, or are not sorted and distinct.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, edges: Tensor, *, bias: bool = True
+    ) -> None:
+        super().__init__(in_features, out_features, edges, (), bias)
+
+    @classmethod
+    def from_dense(cls, linear: nn.Linear, edges: Edges, *, bias: bool = True) -> Self:
+        """The layer `linear` with only the weights on `edges`, and their present values."""
+        layer = cls(
+            linear.in_features,
+            linear.out_features,
+            torch.as_tensor(edges),
+            bias=bias and linear.bias is not None,
+        )
+        layer._take_from(linear)
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform `x`, shape (..., in_features)."""
+        if choose(self.execution, self.density, x, self.weight) == "sparse":
+            pixels = x.reshape(-1, self.num_left, 1, 1)
+            y = conv2d(pixels, self.weight[:, None, None], self.edges, self.num_right)
+            y = y.view(*x.shape[:-1], self.num_right)
+            return y if self.bias is None else y + self.bias
+        return F.linear(x, self.dense_weight(), self.bias)
+
+
+_PAD_MODES = {
+    "reflect": "reflect",
+    "replicate": "replicate",
+    "circular": "circular",
+}
+
+
+def _margins(
+    padding: tuple[int, int] | str, kernel_size: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Rows and columns to add around an image: (left, right, top, bottom)."""
+    if padding == "valid":
+        return (0, 0, 0, 0)
+    if padding == "same":
+        height, width = (d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
+        return (width // 2, width - width // 2, height // 2, height - height // 2)
+    height, width = (int(p) for p in padding)
+    return (width, width, height, height)
+
+
+def _flat(edges: Tensor, num_left: int) -> Tensor:
+    """Position of each edge in the row-major (num_right, num_left) matrix."""
+    return edges[1] * num_left + edges[0]
+
+
+def _checked(edges: Tensor, num_left: int, num_right: int) -> Tensor:
+    """A copy of `edges` in int64, if it is a list of edges between these two sides."""
+    what = f"graph of {num_left}x{num_right} channels"
+    if edges.ndim != 2 or edges.shape[0] != 2:
+        raise SettingError("edges.shape", tuple(edges.shape), f"{what}: must be (2, num_edges)")
+    edges = edges.to(torch.int64, copy=True)
+    if edges.is_meta or edges.numel() == 0:
+        return edges
+    for side, row, size in (("input", edges[0], num_left), ("output", edges[1], num_right)):
+        lowest, highest = int(row.min()), int(row.max())
+        if lowest < 0 or highest >= size:
+            raise SettingError(
+                f"edges ({side} channels)",
+                f"{lowest}..{highest}",
+                f"{what}: must lie between 0 and {size - 1}",
+            )
+    if not bool((_flat(edges, num_left).diff() > 0).all()):
+        raise SettingError(
+            "edges", "unsorted or repeated", f"{what}: sort by output, then by input; no edge twice"
+        )
+    return edges

@@ -1,0 +1,344 @@
+import json
+import subprocess
+import sys
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from expanders import graphs
+from expanders.data import Transform
+from expanders.errors import SettingError
+from expanders.export import __main__ as command
+from expanders.export import formats, plain
+from expanders.export.network import Trained, read, write
+from expanders.runs import checkpoint
+from expanders.runs.checkpoint import Blueprint
+from expanders.seeds import stream
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.wire import sparsify
+
+TRANSFORM = {"mean": [125.3, 123.0, 113.9], "std": [63.0, 62.1, 66.7], "pad": 4, "crop": 32}
+
+
+class Named(Blueprint):
+    """A blueprint that can be a key."""
+
+    __hash__ = object.__hash__
+
+
+RESNET32 = Named("expanders.models.resnet32", {"num_classes": 10})
+RESNET18 = Named("expanders.models.resnet18", {"num_classes": 10, "stem": "cifar"})
+VGG16BN = Named("expanders.models.vgg16bn", {"num_classes": 10})
+
+
+@cache
+def trained(blueprint=RESNET32, graph=graphs.rreg, degree=3):
+    """A network whose batch norms have seen images."""
+    torch.manual_seed(0)
+    model = blueprint.build()
+    sparsify(model, graph, degree, fan="live")
+    transform = Transform(**TRANSFORM)
+    with torch.no_grad():
+        for pixels in torch.randint(256, (3, 8, 3, 32, 32), dtype=torch.uint8):
+            model(transform.eval(pixels))
+    return Trained(model.eval(), blueprint, transform, 32)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A finished run of resnet32."""
+    checkpoint.save(tmp_path / "best.pt", trained().network, RESNET32)
+    dataset = {"transform": {"_target_": "expanders.data.Transform", **TRANSFORM}, "source": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"dataset": dataset}))
+    (tmp_path / "summary.json").write_text("{}")
+    return tmp_path
+
+
+def assert_close(actual, expected):
+    tolerance = 1e-5 * max(1, float(expected.abs().max()))
+    assert torch.allclose(actual, expected, rtol=0, atol=tolerance)
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+def random_edges(num_left, num_right, num_edges):
+    if num_edges == 0:
+        return torch.zeros(2, 0, dtype=torch.int64)
+    return torch.as_tensor(graphs.random(num_left, num_right, num_edges, stream(0, "graph")))
+
+
+def fill(layer):
+    torch.manual_seed(1)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    return nn.Sequential(layer).eval()
+
+
+@pytest.mark.parametrize("num_edges", [0, 1, 12, 60, 120])
+@pytest.mark.parametrize(
+    ("kernel_size", "options"),
+    [
+        ((1, 1), {}),
+        ((3, 3), {"padding": (1, 1), "bias": False}),
+        ((3, 3), {"padding": (1, 1), "stride": (2, 2)}),
+        ((3, 1), {"padding": (2, 0), "dilation": (2, 1)}),
+        ((2, 2), {"padding": "same"}),
+        ((3, 3), {"padding": (1, 2), "padding_mode": "reflect"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@torch.no_grad()
+def test_plain_convolutions_compute_the_same(num_edges, kernel_size, options):
+    edges = random_edges(10, 12, num_edges)
+    model = fill(SparseConv2d(10, 12, kernel_size, edges, **options))
+    x = torch.randn(2, 10, 9, 7)
+    for rebuild in (plain.gathered, plain.dense):
+        assert_close(rebuild(model)(x), model(x))
+
+
+@pytest.mark.parametrize("num_edges", [0, 12, 120])
+@pytest.mark.parametrize("shape", [(10,), (3, 10), (2, 3, 10)])
+@torch.no_grad()
+def test_plain_linear_layers_compute_the_same(num_edges, shape):
+    model = fill(SparseLinear(10, 12, random_edges(10, 12, num_edges)))
+    x = torch.randn(shape)
+    for rebuild in (plain.gathered, plain.dense):
+        assert_close(rebuild(model)(x), model(x))
+
+
+def test_gathers_hold_live_weights_and_nothing_else():
+    layer = SparseConv2d(10, 12, (3, 3), random_edges(10, 12, 30), bias=False)
+    conv = plain.gathered(fill(layer))[0]
+    assert isinstance(conv, plain.GatheredConv2d)
+    kernels = [slot[1].weight for slot in conv.slots]
+    assert sum(kernel.shape[0] for kernel in kernels) == 30
+    assert all(kernel.shape[1:] == (1, 3, 3) for kernel in kernels)
+
+
+def test_a_layer_is_dense_where_gathers_would_be_larger():
+    kinds = {}
+    for kernel_size in ((3, 3), (1, 1)):
+        for num_edges in (50, 70, 110):
+            layer = SparseConv2d(10, 12, kernel_size, random_edges(10, 12, num_edges))
+            kinds[kernel_size, num_edges] = type(plain.gathered(fill(layer))[0])
+    dense = {key for key, kind in kinds.items() if kind is nn.Conv2d}
+    assert dense == {((3, 3), 110), ((1, 1), 70), ((1, 1), 110)}
+
+
+# ------------------------------------------------------------------------------------- batch norms
+
+
+class Norms(nn.Module):
+    """Norms that can be folded (a) and such that cannot (b: two readers, c: used twice)."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
+
+    def forward(self, x):
+        a = self.norms[0](self.convs[0](x))
+        b = self.convs[1](a)
+        b = b + self.norms[1](b)
+        return self.norms[2](self.convs[2](self.norms[2](self.convs[2](b))))
+
+
+@torch.no_grad()
+def test_only_norms_right_after_a_convolution_of_their_own_are_folded():
+    model = Norms()
+    x = torch.randn(8, 3, 5, 5)
+    for norm in model.norms:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    model(x)
+    before = model.eval()(x)
+    folded = plain.without_norms(model)
+    assert_close(folded(x), before)
+    assert {name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)} == {
+        "norms.1",
+        "norms.2",
+    }
+    assert torch.equal(model(x), before)
+
+
+def test_what_cannot_be_traced_keeps_its_norms(caplog):
+    class Branching(Norms):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    folded = plain.without_norms(Branching())
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == 3
+    assert "batch norms are not folded" in caplog.text
+
+
+# -------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("graph", [graphs.rreg, graphs.xnet, graphs.random, graphs.dense])
+@pytest.mark.parametrize("blueprint", [VGG16BN, RESNET18, RESNET32], ids=["vgg", "r18", "r32"])
+@torch.no_grad()
+def test_rebuilt_networks_compute_the_same_without_norms(blueprint, graph):
+    this = trained(blueprint, graph)
+    images = this.images(2)
+    network = plain.gathered(plain.without_norms(this.network))
+    assert_close(this.complete(network)(images), this.complete(this.network)(images))
+    assert not any(isinstance(m, nn.BatchNorm2d | SparseLayer) for m in network.modules())
+
+
+@pytest.mark.parametrize(
+    ("blueprint", "graph", "degree"),
+    [(VGG16BN, graphs.random, 1), (RESNET18, graphs.rreg, 3), (RESNET32, graphs.dense, 3)],
+    ids=["vgg16bn-random", "resnet18-rreg", "resnet32-dense"],
+)
+@torch.no_grad()
+def test_files_hold_live_weights_and_compute_the_same(tmp_path, blueprint, graph, degree):
+    this = trained(blueprint, graph, degree)
+    network = this.complete(plain.gathered(plain.without_norms(this.network)))
+    program = formats.trace(network, 32, 32)
+    images = this.images(3)
+    expected = this.complete(this.network)(images)
+
+    layers = [m for m in this.network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    layers += [m for m in this.network.modules() if isinstance(m, SparseLayer)]
+    numbers = sum(layer.weight.numel() for layer in layers) + 6  # of the normalisation
+    for layer in layers:
+        numbers += layer.num_right if isinstance(layer, SparseLayer) else layer.weight.shape[0]
+
+    path = tmp_path / "network.onnx"
+    path.write_bytes(formats.onnx_file(program, this.metadata()))
+    assert_close(formats.run_onnx(path, images), expected)
+    assert_close(formats.run_onnx(path, images[:1]), expected[:1])
+    tensors = [numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
+    floats = sum(t.size for t in tensors if t.dtype == np.float32)
+    assert abs(floats - numbers) < 1000  # constants of operators; equal biases are stored once
+    assert path.stat().st_size < 1.25 * sum(t.nbytes for t in tensors) + 50_000
+
+    path = tmp_path / "network.pt2"
+    path.write_bytes(formats.torch_file(program, this.metadata()))
+    assert_close(formats.run_torch(path, images), expected)
+    assert path.stat().st_size < 1.25 * sum(t.nbytes for t in tensors) + 150_000
+
+
+def in_another_process(code, folder):
+    command = [sys.executable, "-W", "ignore", "-I", "-c", code]
+    subprocess.run(command, cwd=folder, check=True, timeout=300)
+
+
+def test_onnx_needs_neither_this_package_nor_pytorch(run_folder, capsys):
+    command.main([str(run_folder)])
+    output = capsys.readouterr().out
+    assert f"{run_folder / 'network.onnx'}: 0." in output
+    assert "the dense network takes 1." in output
+    assert "red, green, blue; pixels of 0 to 255" in output
+    this = read(run_folder)
+    images = this.images(4)
+    np.save(run_folder / "images.npy", images.numpy())
+    with torch.no_grad():
+        np.save(run_folder / "logits.npy", this.complete(this.network)(images).numpy())
+    code = """
+import json, sys, numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("network.onnx", providers=["CPUExecutionProvider"])
+[logits] = session.run(["logits"], {"images": np.load("images.npy")})
+assert abs(logits - np.load("logits.npy")).max() < 1e-5
+facts = session.get_modelmeta().custom_metadata_map
+assert facts["model"] == "resnet32" and facts["num_classes"] == "10"
+assert json.loads(facts["prepared"])["mean"] == [125.3, 123.0, 113.9]
+assert not {"torch", "expanders"} & {*sys.modules}
+"""
+    in_another_process(code, run_folder)
+
+
+def test_torch_files_need_no_package(run_folder):
+    this = read(run_folder)
+    written = write(this, "torch", run_folder / "network.pt2")
+    assert written.size == (run_folder / "network.pt2").stat().st_size < written.dense_size / 5
+    images = this.images(4)
+    with torch.no_grad():
+        torch.save((images, this.complete(this.network)(images)), run_folder / "expected.pt")
+    code = """
+import json, sys, torch
+sys.modules["expanders"] = None
+facts = {"metadata.json": ""}
+network = torch.export.load("network.pt2", extra_files=facts).module()
+images, logits = torch.load("expected.pt")
+assert abs(network(images) - logits).max() < 1e-5
+assert json.loads(facts["metadata.json"])["model"] == "resnet32"
+"""
+    in_another_process(code, run_folder)
+
+
+def test_dense_weights_fit_the_dense_network(tmp_path):
+    this = trained(VGG16BN, graphs.rreg)  # lacks biases that its dense twin has
+    written = write(this, "dense-torch", tmp_path / "weights.pt")
+    assert written.difference <= 1e-5 * max(1, written.largest)
+    twin = VGG16BN.build().eval()
+    twin.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert_close(twin(x), this.network(x))
+
+
+def test_dense_onnx_has_dense_kernels(run_folder, capsys):
+    path = run_folder / "plain.onnx"
+    command.main([str(run_folder / "best.pt"), "--format", "dense-onnx", "--output", str(path)])
+    graph = onnx.load(path).graph
+    assert "Gather" not in {node.op_type for node in graph.node}
+    assert [64, 64, 3, 3] in [list(tensor.dims) for tensor in graph.initializer]
+
+
+def test_a_file_that_computes_something_else_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "run_state", lambda path, twin, images: torch.ones(1, 10))
+    with pytest.raises(RuntimeError, match="outputs of up to .* differ by"):
+        write(trained(), "dense-torch", tmp_path / "weights.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        command.main([str(argument) for argument in arguments])
+    assert exit_.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+def test_bad_input_is_refused_in_one_line(run_folder, tmp_path, monkeypatch, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no such folder or file" in refusal(capsys, tmp_path / "nowhere")
+    assert "holds no run" in refusal(capsys, empty)
+    assert "not a checkpoint" in refusal(capsys, run_folder / "config.json")
+    assert "must be a file in a folder" in refusal(
+        capsys, run_folder, "--output", empty / "x" / "y.onnx"
+    )
+    assert "size=0: give the side length" in refusal(capsys, run_folder, "--size", "0")
+    (run_folder / "summary.json").rename(run_folder / "last.pt")
+    assert "not finished (to resume)" in refusal(capsys, run_folder)
+    (run_folder / "config.json").unlink()
+    assert "size=None: give the side length" in refusal(capsys, run_folder / "best.pt")
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    assert "needs onnx and onnxscript and onnxruntime; pip install -e '.[export]'" in refusal(
+        capsys, run_folder
+    )
+
+
+def test_images_that_are_too_small_are_refused(tmp_path):
+    checkpoint.save(tmp_path / "best.pt", trained(VGG16BN, graphs.rreg).network, VGG16BN)
+    with pytest.raises(SettingError, match="size=16: does not suit the network"):
+        read(tmp_path / "best.pt", 16)
+
+
+def test_without_a_config_the_network_takes_normalised_images(run_folder):
+    (run_folder / "config.json").unlink()
+    this = read(run_folder / "best.pt", 32)
+    assert this.complete(this.network) is this.network
+    assert this.metadata()["images"].endswith("normalised")

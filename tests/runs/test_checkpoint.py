@@ -1,0 +1,134 @@
+import pytest
+import torch
+from torch import nn
+
+import expanders
+from expanders import graphs, models
+from expanders.errors import SettingError
+from expanders.runs.checkpoint import Blueprint, load_state, read
+from expanders.wiring.wire import sparsify
+
+VGG = Blueprint("expanders.models.vgg16bn", {"num_classes": 10})
+
+
+def wired(seed=0, degree=3, graph=graphs.rreg):
+    model = VGG.build()
+    sparsify(model, graph, degree, seed)
+    return model.eval()
+
+
+@pytest.mark.parametrize("graph", [graphs.rreg, graphs.dense])
+def test_one_call_loads_a_network_with_identical_outputs(tmp_path, graph):
+    model = wired(graph=graph)
+    model(torch.randn(4, 3, 32, 32))
+    expanders.save(tmp_path / "best.pt", model, VGG)
+    x = torch.randn(2, 3, 32, 32)
+    loaded = expanders.load(tmp_path / "best.pt")
+    assert not loaded.training
+    assert torch.equal(loaded(x), model(x))
+
+
+def test_a_degree_3_network_is_small_in_its_file(tmp_path):
+    expanders.save(tmp_path / "best.pt", wired(), VGG)
+    assert (tmp_path / "best.pt").stat().st_size < 1_500_000
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_networks_from_elsewhere_are_passed_in(tmp_path):
+    path = tmp_path / "best.pt"
+
+    def build():
+        return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    model = build()
+    sparsify(model)
+    expanders.save(path, model, Blueprint("os.system", {"command": "touch harm"}))
+    with pytest.raises(SettingError, match="was built by os.system: pass model= to load it"):
+        expanders.load(path)
+    expanders.save(path, model, Blueprint("expanders.models.torchvision.os.getcwd"))
+    with pytest.raises(SettingError, match="pass model= to load it"):
+        expanders.load(path)
+    x = torch.randn(3, 8)
+    assert torch.equal(expanders.load(path, build())(x), model(x))
+    with pytest.raises(SettingError, match="does not fit the model"):
+        expanders.load(path, nn.Sequential(nn.ReLU()))
+    with pytest.raises(SettingError, match="does not fit"):
+        expanders.load(path, nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)))
+
+
+def change(state, name, value):
+    return {**state, name: value}
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_first_difference(tmp_path):
+    model = wired()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    other_shape = wired(degree=4).state_dict()
+    other_graph = wired(seed=1).state_dict()
+    dense = VGG.build().state_dict()
+    without = {name: value for name, value in before.items() if name != "classifier.0.bias"}
+    for state, words in (
+        (other_shape, r"features.3.weight has shape \(256, 3, 3\), in the model \(192, 3, 3\)"),
+        (other_graph, "features.3.edges is another graph"),
+        (dense, "features.0.weight has shape"),
+        (without, "has no classifier.0.bias"),
+        ({**before, "extra": torch.zeros(1)}, "has extra, which the model lacks"),
+    ):
+        with pytest.raises(SettingError, match=rf"checkpoint=some.pt: does not fit: {words}"):
+            load_state(model, state, "some.pt")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def flipped(content, position):
+    """One bit of a weight is another."""
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "file.pt"
+    with pytest.raises(SettingError, match="no such file"):
+        read(path)
+    whole = tmp_path / "whole.pt"
+    expanders.save(whole, models.resnet32(), Blueprint("expanders.models.resnet32"))
+    torch.save({"state": {}}, tmp_path / "foreign.pt")
+    for content in (
+        b"",
+        b"not a checkpoint",
+        whole.read_bytes()[:1000],
+        whole.read_bytes()[:-200],
+        flipped(whole.read_bytes(), len(whole.read_bytes()) // 2),
+        b"(foreign",
+        (tmp_path / "foreign.pt").read_bytes(),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(SettingError, match="is damaged, or not a checkpoint"):
+            read(path)
+
+
+class Harm:
+    def __reduce__(self):
+        return print, ("code from a checkpoint ran",)
+
+
+def test_no_code_in_a_checkpoint_runs(tmp_path, capsys):
+    torch.save({"format": 1, "state": Harm()}, tmp_path / "harm.pt")
+    with pytest.raises(SettingError, match="not a checkpoint"):
+        read(tmp_path / "harm.pt")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "best.pt"
+    expanders.save(path, models.resnet32(), Blueprint("expanders.models.resnet32"))
+    old = path.read_bytes()
+
+    def disk_full(content, file):
+        file.write(b"part")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        expanders.save(path, models.resnet32(), Blueprint("expanders.models.resnet32"))
+    assert path.read_bytes() == old
+    assert [file.name for file in tmp_path.iterdir()] == ["best.pt"]

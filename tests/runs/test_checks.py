@@ -1,0 +1,62 @@
+from collections.abc import Sequence
+from typing import Literal
+
+import pytest
+import torch
+
+from expanders.errors import SettingError
+from expanders.runs.checks import check_arguments
+
+
+def function(
+    count: int = 1,
+    rate: float = 0.5,
+    mode: Literal["a", "b"] = "a",
+    limit: float | None = None,
+    flag: bool = False,
+    sizes: Sequence[int] = (),
+    name: str = "",
+    free=None,
+) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"count": 3, "rate": 2, "mode": "b", "limit": 1.5, "flag": True, "sizes": [1], "name": "x"},
+        {"limit": None},
+        {"free": "anything"},
+        {},
+    ],
+)
+def test_takes_what_fits(arguments):
+    check_arguments(function, arguments, "group")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("count", "ten", "must be an integer"),
+        ("count", 1.5, "must be an integer"),
+        ("count", True, "must be an integer"),
+        ("rate", "abc", "must be a number"),
+        ("rate", None, "must be a number"),
+        ("mode", "c", "must be a or b"),
+        ("limit", "x", "must be a number or null"),
+        ("flag", 1, "must be true or false"),
+        ("sizes", "12", "must be a list"),
+        ("name", 3, "must be text"),
+        ("nmae", 3, "no such setting here; there are: count, rate"),
+    ],
+)
+def test_refuses_what_does_not(name, value, words):
+    with pytest.raises(SettingError, match=rf"^group.{name}={value}: {words}"):
+        check_arguments(function, {name: value}, "group")
+    with pytest.raises(SettingError, match=rf"^{name}="):
+        check_arguments(function, {name: value}, "")
+
+
+def test_reads_the_frameworks_optimizers():
+    check_arguments(torch.optim.AdamW, {"lr": 1e-3, "betas": [0.9, 0.99]}, "optimizer")
+    with pytest.raises(SettingError, match="optimizer.lr=fast: must be a number"):
+        check_arguments(torch.optim.SGD, {"lr": "fast"}, "optimizer")

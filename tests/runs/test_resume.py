@@ -1,0 +1,356 @@
+"""Nothing lost, nothing done twice: runs and sweeps that are killed, damaged or short of space."""
+
+import logging
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from expanders.data import Images, Transform
+from expanders.errors import SettingError
+from expanders.runs import checkpoint, folders
+from expanders.runs.run import Run
+from expanders.runs.tracking import WandbSettings
+from expanders.training import schedules
+from expanders.training.settings import Settings
+from expanders.training.trainer import Trainer
+from expanders.wiring.wire import sparsify
+from launch import one_line
+from tests.outcomes import metrics, outcome, outcomes, started, wait_for, without_times
+from tests.test_tracking import of_type, records
+
+OFF = WandbSettings(mode="disabled")
+
+
+def network(num_classes: int) -> nn.Module:
+    """With all that has a state of its own: batch norm, dropout."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, num_classes),
+    )
+
+
+def run_in(folder, *, wandb=OFF, minutes=math.inf) -> Run:
+    """A small run, built afresh as a new process would: 4 epochs of 4 steps."""
+    folder.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    blueprint = checkpoint.Blueprint(f"{__name__}.network", {"num_classes": 2})
+    model = blueprint.build()
+    report = sparsify(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(14) % 2
+    noise = torch.randint(100, (14, 3, 8, 8), generator=generator)
+    images = Images((noise + 50 * labels[:, None, None, None]).to(torch.uint8), labels)
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedules.step(optimizer, step_size=2),
+        train=images,
+        val=images,
+        transform=Transform(mean=[128] * 3, std=[64] * 3, pad=1, crop=8, flip=True),
+        settings=Settings(epochs=4, batch_size=4),
+        seed=0,
+    )
+    return Run(folder, {"epochs": 4}, blueprint, report, trainer, images, wandb, minutes)
+
+
+class PowerCut(BaseException):
+    """Ends a run at once, as far as a process can end itself."""
+
+
+def cut(run: Run, *, epoch: int, step: int) -> None:
+    """Let `run` go on until that step (from 1), and no further."""
+    step_of = run.trainer._step
+
+    def until_the_cut(*arguments):
+        if run.trainer.epoch + 1 == epoch and len(run.trainer.part.losses) + 1 == step:
+            raise PowerCut
+        return step_of(*arguments)
+
+    run.trainer._step = until_the_cut
+    with pytest.raises(PowerCut):
+        run.execute()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What `run_in` comes to when nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_in(folder).execute()
+    return outcome(folder)
+
+
+@pytest.mark.parametrize("minutes", [0, math.inf])
+@pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 3), (3, 1), (4, 4)])
+def test_a_run_cut_off_anywhere_ends_as_if_nothing_had_happened(
+    tmp_path, undisturbed, minutes, epoch, step
+):
+    cut(run_in(tmp_path, minutes=minutes), epoch=epoch, step=step)
+    again = run_in(tmp_path, minutes=minutes)
+    again._continue()
+    done = again.trainer.part.losses if again.trainer.part else []
+    assert (again.trainer.epoch, len(done)) == (epoch - 1, 0 if minutes else step - 1)
+    run_in(tmp_path, minutes=minutes).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_every_step_may_be_the_last_one_of_a_process(tmp_path, undisturbed):
+    """A machine that dies again and again still arrives."""
+    for epoch, step in [(1, 2), (1, 4), (2, 3), (3, 2), (3, 3), (4, 1)]:
+        cut(run_in(tmp_path, minutes=0), epoch=epoch, step=step)
+    run_in(tmp_path, minutes=0).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "bits flipped"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, undisturbed, caplog, damage):
+    cut(run_in(tmp_path, minutes=0), epoch=3, step=3)
+    last = tmp_path / "last.pt"
+    content = last.read_bytes()
+    flipped = content[:2000] + bytes(255 - byte for byte in content[2000:4000]) + content[4000:]
+    last.write_bytes({"cut short": content[:-900], "emptied": b"", "bits flipped": flipped}[damage])
+    with caplog.at_level(logging.INFO):
+        run_in(tmp_path, minutes=0).execute()
+    assert "last.pt is damaged: put aside as damaged-last.pt" in caplog.text
+    assert "Continuing after 2 epochs and 1 steps, from" in caplog.text
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_cut_between_two_renames_falls_back_too(tmp_path, undisturbed):
+    cut(run_in(tmp_path), epoch=4, step=1)
+    (tmp_path / "last.pt").replace(tmp_path / "previous.pt")
+    run_in(tmp_path).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_with_both_checkpoints_damaged_a_run_starts_over_and_says_so(tmp_path, undisturbed, caplog):
+    cut(run_in(tmp_path), epoch=3, step=1)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / name).write_bytes(b"dust")
+    run_in(tmp_path).execute()
+    assert caplog.text.count("is damaged") == 2
+    assert f"No checkpoint in {tmp_path} is whole: starting over" in caplog.text
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_kill_between_two_renames_costs_nothing(tmp_path, undisturbed, caplog):
+    """The newest checkpoint is whole, but not yet called last.pt."""
+    caplog.set_level("INFO")
+    cut(run_in(tmp_path, minutes=0), epoch=3, step=3)
+    (tmp_path / "last.pt").replace(tmp_path / "new.pt")
+    assert folders.state(tmp_path) == folders.State.CUT_OFF
+    run_in(tmp_path, minutes=0).execute()
+    assert f"Continuing after 2 epochs and 2 steps, from {tmp_path / 'new.pt'}" in caplog.text
+    assert outcome(tmp_path) == undisturbed
+    assert not (tmp_path / "new.pt").exists()
+
+
+def test_a_damaged_best_network_is_made_again_or_the_remedy_is_named(tmp_path):
+    run = run_in(tmp_path)
+    run.execute()
+    history = run.trainer.history
+    for best_is_last in (True, False):
+        (tmp_path / "summary.json").unlink()
+        (tmp_path / "best.pt").write_bytes(b"dust")
+        again = run_in(tmp_path)
+        again._continue = lambda: None
+        again.trainer.load_state_dict(run.trainer.state_dict())
+        again.trainer.history = [
+            row | {"val/accuracy": 1.0 if (row is history[-1]) == best_is_last else 0.5}
+            for row in history
+        ]
+        if best_is_last:
+            again.execute()
+            assert checkpoint.read(tmp_path / "best.pt")
+        else:
+            with pytest.raises(SettingError, match=r"best.pt: is damaged .*restart=true trains"):
+                again.execute()
+
+
+def test_the_same_wandb_run_continues_on_the_right_steps(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    offline = WandbSettings(mode="offline")
+    parts = []
+    for epoch, step in ((2, 2), (4, 3), (9, 9)):
+        run = run_in(tmp_path / "run", wandb=offline, minutes=0)
+        if epoch < 9:
+            cut(run, epoch=epoch, step=step)
+        else:
+            run.execute()
+        parts.append(_set_aside(tmp_path / "run" / "wandb", epoch))
+    rows = [row for part in parts for row in records(part)]
+    assert len({row["run_id"] for row in of_type(rows, "run")}) == 1
+    history = of_type(rows, "history")
+    assert [row["step"]["num"] for row in history] == [1, 2, 3, 4]
+    lines = [without_times(row) for row in metrics(tmp_path / "run")]
+    items = [{key: row["item"][key] for key in lines[0]} for row in history]
+    assert items == lines
+
+
+def _set_aside(folder, number):
+    """Move W&B's files of one attempt to a folder of their own."""
+    part = folder.parent.parent / f"part{number}"
+    part.mkdir()
+    folder.replace(part / "wandb")
+    return part
+
+
+def test_no_clock_decides_what_is_newest(tmp_path, undisturbed):
+    cut(run_in(tmp_path, minutes=0), epoch=3, step=3)
+    for name, seconds in {"last.pt": 0, "previous.pt": 4e9, "graph.json": 3e9}.items():
+        os.utime(tmp_path / name, (seconds, seconds))
+    run_in(tmp_path, minutes=0).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+@contextmanager
+def tmpfs(folder, options):
+    """A file system of its own, or a skipped test where mounting is not permitted."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip(f"a file system of its own cannot be mounted: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def full_disk(folder):
+    """Room for a part of a checkpoint only."""
+    filler = folder / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(folder).free - 8192))
+    yield
+    filler.unlink()
+
+
+@contextmanager
+def small_files(folder):
+    """The operating system's limit on the size of a file, below that of a checkpoint."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def breaks_off(folder, disk, words):
+    """Train with little room: the run ends with a clear line, and nothing is lost."""
+    cut(run_in(folder, minutes=0), epoch=3, step=2)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.pt")}
+    with disk(folder):
+        with pytest.raises(OSError, match=words) as error:
+            run_in(folder, minutes=0).execute()
+        line = one_line(error.value)
+    assert (
+        line == f"error: {folder}/new.pt: {words}; runs_dir=FOLDER chooses another place to write"
+    )
+    after = {path.name: path.read_bytes() for path in folder.glob("*.pt")}
+    assert after == before
+    assert not list(folder.glob(".new.pt*")), "the part that fitted is removed"
+    run_in(folder, minutes=0).execute()
+
+
+def test_a_disk_that_fills_up_during_a_checkpoint_loses_nothing(tmp_path, undisturbed):
+    folder = tmp_path / "disk"
+    with tmpfs(folder, "size=256k"):
+        breaks_off(folder, full_disk, "No space left on device")
+        assert outcome(folder) == undisturbed
+
+
+def test_a_limit_on_the_size_of_files_loses_nothing(tmp_path, undisturbed):
+    breaks_off(tmp_path, small_files, "File too large")
+    assert outcome(tmp_path) == undisturbed
+
+
+CELL = (
+    *("model=resnet32", "graph=rreg", "dataset=image_folder", "batch_size=4", "epochs=5"),
+    *("num_threads=1", "wandb.mode=disabled"),
+)
+GRAPHS = "graph=rreg,xnet,random"
+
+
+def test_a_read_only_folder_is_named(launch, tmp_path, few_images):
+    folder = tmp_path / "disk"
+    with tmpfs(folder, "ro"):
+        result = launch(*CELL, f"dataset.root={few_images}", f"runs_dir={folder}")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {folder}/resnet32-image_folder-rreg-d3-s0-")
+    assert line.endswith(": Read-only file system; runs_dir=FOLDER chooses another place to write")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_sweep(tmp_path_factory, few_images):
+    """The outcomes of a sweep that nothing happened to, one cell after the other."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with started(folder, "-m", *CELL, GRAPHS, f"dataset.root={few_images}") as process:
+        assert process.wait(timeout=300) == 0, (folder / "started.log").read_text()
+    return outcomes(folder / "runs")
+
+
+def test_a_killed_process_is_followed_by_one_that_goes_on(
+    tmp_path, launch, few_images, undisturbed_sweep
+):
+    """SIGKILL in the middle of an epoch; meanwhile no other process may train there."""
+    command = (*CELL, f"dataset.root={few_images}", "checkpoint_minutes=0")
+    with started(tmp_path, *command) as process:
+        wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), "the first epoch")
+        (folder,) = (tmp_path / "runs").iterdir()
+        losses = []
+        while not 0 < len(losses) < 3:
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(0.01)
+            os.kill(process.pid, signal.SIGSTOP)
+            if (folder / "last.pt").exists():  # if not, it stopped between two renames
+                training = torch.load(folder / "last.pt", weights_only=True)["training"]
+                losses = training.get("part", {"losses": []})["losses"]
+        second = launch(*command)
+        assert second.returncode == 1
+        assert f"process {process.pid} on " in second.stderr
+        assert "is training in this folder; wait for it or stop it" in second.stderr
+    done = len(metrics(folder))
+    assert 1 <= done < 5
+
+    result = launch(*command)
+    assert result.returncode == 0, result.stderr
+    steps = len(losses)
+    assert f"Continuing after {done} epochs and {steps} steps, from" in result.stdout
+    assert outcome(folder) == undisturbed_sweep[folder.name]
+
+
+def test_a_killed_sweep_goes_on(tmp_path, launch, few_images, undisturbed_sweep):
+    """Under joblib, with one cell in the middle, one done or in the middle, one not begun."""
+    command = (
+        *("-m", "hydra/launcher=local", *CELL, GRAPHS),
+        *(f"dataset.root={few_images}", "checkpoint_minutes=0.001"),
+    )
+    with started(tmp_path, *command):
+        wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), "the first epoch")
+    assert len(list(tmp_path.glob("runs/*/summary.json"))) < 3
+    listed = launch(*command, "dry_run=true")
+    assert "3 cells: " in listed.stdout
+    assert " to resume" in listed.stdout
+
+    result = launch(*command)
+    assert result.returncode == 0, result.stderr
+    assert "Continuing after" in result.stdout
+    assert outcomes(tmp_path / "runs") == undisturbed_sweep

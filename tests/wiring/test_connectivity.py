@@ -1,0 +1,181 @@
+"""Measures of whole networks against paths counted by other means."""
+
+import itertools
+import math
+from functools import partial
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from expanders import degrees, graphs, models, sparsify
+from expanders.wiring import connectivity
+from expanders.wiring.layers import SparseConv2d, SparseLinear
+
+POOL = nn.AdaptiveAvgPool2d(1)  # paths count per entry of the output
+
+
+def conv(num_left, num_right, pairs, size=3):
+    left, right = zip(*sorted(pairs, key=lambda pair: pair[::-1]), strict=True)
+    edges = torch.tensor([left, right])
+    return SparseConv2d(num_left, num_right, (size, size), edges, padding=(1, 1))
+
+
+@st.composite
+def chains(draw):
+    """Widths, and edges between successive ones, of which many dead-end."""
+    widths = draw(st.lists(st.integers(1, 8), min_size=2, max_size=5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shapes = list(itertools.pairwise(widths))
+    budgets = [draw(st.integers(1, min(a * b, 2 * max(a, b)))) for a, b in shapes]
+    edges = [graphs.random(*shape, n, rng) for shape, n in zip(shapes, budgets, strict=True)]
+    return widths, edges
+
+
+@settings(max_examples=60, deadline=None)
+@given(chain=chains())
+def test_a_chain_agrees_with_all_simple_paths(chain):
+    widths, edges = chain
+    layers = [
+        SparseLinear(a, b, torch.from_numpy(e))
+        for a, b, e in zip(widths[:-1], widths[1:], edges, strict=True)
+    ]
+    values = connectivity.measure(nn.Sequential(*layers), (widths[0],))
+    graph = nx.DiGraph(
+        ((depth, i), (depth + 1, j)) for depth, e in enumerate(edges) for i, j in e.T.tolist()
+    )
+    inputs = [(0, i) for i in range(widths[0]) if (0, i) in graph]
+    last = len(widths) - 1
+    outputs = [(last, j) for j in range(widths[-1]) if (last, j) in graph]
+    routes = [path for i in inputs for path in nx.all_simple_edge_paths(graph, i, outputs)]
+    assert values["weights"] == graph.number_of_edges()
+    assert values["effective_parameters"] == len({edge for route in routes for edge in route})
+    if routes:
+        assert values["log10_paths"] == pytest.approx(math.log10(len(routes)), abs=1e-9)
+    else:
+        assert values["log10_paths"] is None
+    ahead = set(inputs).union(*(nx.descendants(graph, i) for i in inputs))
+    behind = set(outputs).union(*(nx.ancestors(graph, j) for j in outputs))
+    nodes = [(depth, i) for depth, width in enumerate(widths) for i in range(width)]
+    dead = [node for node in nodes if node[0] > 0 and node not in ahead]
+    unused = [node for node in nodes if node[0] < last and node not in behind]
+    assert (values["dead_outputs"], values["unused_inputs"]) == (len(dead), len(unused))
+
+
+class Residual(nn.Module):
+    """A block that adds its input, in place as torchvision's do."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        y = self.body(x)
+        y += x
+        return y
+
+
+@pytest.mark.parametrize("side", [1, 5])  # of the image
+def test_a_shortcut_leads_around_a_layer(side):
+    """Three channels; the block takes 0 to 1, the shortcut all: 2 has no edge, yet a path."""
+    block = Residual(conv(3, 3, [(0, 1)]))
+    head = conv(3, 1, [(1, 0), (2, 0)])
+    values = connectivity.measure(nn.Sequential(block, head, POOL), (3, side, side))
+    assert values["effective_parameters"] == values["weights"] == 27
+    assert values["log10_paths"] == pytest.approx(math.log10(3))
+    assert (values["dead_outputs"], values["unused_inputs"]) == (2, 2 + 1)
+
+
+def test_kernels_count_with_all_weights_and_dead_ends_do_not():
+    """Channel 1 has no input, channel 2 no output."""
+    first, second = conv(1, 3, [(0, 0), (0, 2)]), conv(3, 1, [(0, 0), (1, 0)], size=5)
+    values = connectivity.measure(
+        nn.Sequential(first, nn.BatchNorm2d(3), nn.ReLU(), second, POOL), (1, 8, 8)
+    )
+    assert values["weights"] == 2 * 9 + 2 * 25
+    assert values["effective_parameters"] == 9 + 25
+    assert values["effective_share"] == pytest.approx(34 / 68)
+    assert values["log10_paths"] == pytest.approx(0)
+    assert (values["dead_outputs"], values["unused_inputs"]) == (1, 1)
+
+
+def test_grouped_convolutions_connect_within_groups():
+    model = nn.Sequential(conv(1, 4, [(0, 0)]), nn.Conv2d(4, 6, 1, groups=2), POOL)
+    values = connectivity.measure(model, (1, 4, 4))
+    assert values["weights"] == 9 + 12
+    assert values["effective_parameters"] == 9 + 3  # one input of the first group, three outputs
+    assert values["log10_paths"] == pytest.approx(math.log10(3))
+
+
+@pytest.mark.parametrize("build", [models.vgg16bn, models.resnet32, models.resnet152])
+def test_all_of_a_dense_network_is_effective(build):
+    values = connectivity.measure(build(), (3, 32, 32))
+    assert values["effective_share"] == 1
+    assert values["dead_outputs"] == values["unused_inputs"] == 0
+    assert math.isfinite(values["log10_paths"])
+
+
+def test_paths_of_a_dense_chain_are_the_product_of_its_widths():
+    widths = [3, 64, 64, 128, 128, *3 * [256], *6 * [512], 512, 10]
+    expected = sum(math.log10(width) for width in widths)
+    log10_paths = connectivity.measure(models.vgg16bn(), (3, 32, 32))["log10_paths"]
+    assert log10_paths == pytest.approx(expected)
+
+
+def test_biregular_networks_have_no_dead_ends_and_xnet_has():
+    paper = partial(degrees.constant, value=3, budget="paper")
+    shares = {}
+    for graph in (graphs.rreg, graphs.xnet, graphs.random):
+        model = models.vgg16bn()
+        sparsify(model, graph=graph, degree=paper, seed=0)
+        shares[graph.__name__] = connectivity.measure(model, (3, 32, 32))["effective_share"]
+    assert shares["rreg"] == 1
+    assert 0.7 < shares["random"] < shares["xnet"] < 0.9
+
+
+class Scaled(nn.Module):
+    """A layer with a small scale of its own and a functional activation, as in ConvNeXt."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.full((4,), 1e-6))
+
+    def forward(self, x):
+        return x + self.scale * nn.functional.relu(self.layer(x))
+
+
+def test_scales_of_a_network_do_not_count():
+    values = connectivity.measure(
+        nn.Sequential(Scaled(), nn.LayerNorm(4), nn.GELU(), Scaled()), (4,)
+    )
+    assert values["effective_share"] == 1
+    assert values["log10_paths"] == pytest.approx(math.log10(4 * 5 * 5))
+
+
+def test_gates_let_paths_through():
+    model = torchvision.models.mobilenet_v3_small()
+    sparsify(model, degree=3)
+    values = connectivity.measure(model, (3, 32, 32))
+    assert values["effective_share"] == 1
+    assert values["log10_paths"] > 10
+
+
+def test_the_model_stays_as_it_is():
+    model = models.resnet18()
+    sparsify(model, degree=3)
+    model.train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    identities = {name: id(parameter) for name, parameter in model.named_parameters()}
+    connectivity.measure(model, (3, 64, 64))
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert identities == {name: id(parameter) for name, parameter in model.named_parameters()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

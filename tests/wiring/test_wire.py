@@ -1,0 +1,166 @@
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from expanders import degrees, graphs, models, sparsify
+from expanders.errors import SettingError
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+
+
+def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}
+
+
+def test_default_job_has_the_asked_edges_everywhere():
+    model = models.vgg16bn()
+    report = sparsify(model, graph=graphs.rreg, degree=3, seed=0)
+    layers = sparse_layers(model)
+    assert len(layers) == 14
+    for layer in layers.values():
+        pairs = layer.num_left * layer.num_right
+        assert layer.num_edges == min(3 * max(layer.num_left, layer.num_right), pairs)
+    assert report.live == sum(p.numel() for p in model.parameters()) == 129_674
+    assert report.edges == sum(layer.num_edges for layer in layers.values())
+    notes = {layer.name: layer.note for layer in report.layers if layer.note}
+    assert notes == {"features.0": "complete graph", "classifier.3": "kept: skipped"}
+
+
+def test_keeps_the_values_on_the_edges():
+    dense = models.vgg16bn()
+    model = copy.deepcopy(dense)
+    sparsify(model)
+    for name, layer in sparse_layers(model).items():
+        mask = layer.mask()
+        assert torch.equal(layer.dense_weight()[mask], dense.get_submodule(name).weight[mask])
+
+
+def test_fan_of_live_edges_restores_the_scale_of_the_outputs():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(2000, 2000), nn.Linear(2000, 2))
+    x = torch.randn(4, 2000)
+    scales = {}
+    for fan in ("dense", "live"):
+        model = copy.deepcopy(dense)
+        sparsify(model, degree=20, fan=fan)
+        scales[fan] = (model[0](x).std() / dense[0](x).std()).item()
+    assert scales["live"] == pytest.approx(1, rel=0.2)
+    assert scales["dense"] < 0.8
+    with pytest.raises(SettingError, match="init.fan=thin"):
+        sparsify(copy.deepcopy(dense), fan="thin")
+
+
+def test_every_layer_has_its_own_graph_that_depends_on_seed_and_name_only():
+    def wiring(model, seed, **options):
+        sparsify(model, seed=seed, **options)
+        return {name: layer.edges for name, layer in sparse_layers(model).items()}
+
+    first = wiring(models.vgg16bn(), 0)
+    same = wiring(models.vgg16bn(num_classes=3), 0, skip=["features.3", "classifier.3"])
+    other = wiring(models.vgg16bn(), 1)
+    assert not torch.equal(first["features.27"], first["features.30"])
+    for name, edges in same.items():
+        assert torch.equal(edges, first[name])
+    assert not torch.equal(first["features.27"], other["features.27"])
+
+
+def test_dense_graph_keeps_the_dense_twin():
+    model = models.vgg16bn()
+    twin = copy.deepcopy(model)
+    report = sparsify(model, graphs.dense)
+    assert report.live == report.dense == 14_990_922
+    assert not sparse_layers(model)
+    for name, value in twin.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_leaves_out_biases_before_batch_norm_only():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)
+    )
+    sparsify(model, skip=())
+    assert model[0].bias is None
+    assert model[2].bias is not None
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext_tiny", "vit_b_32", "densenet121"])
+def test_any_torchvision_model_trains_a_step(name):
+    model = getattr(torchvision.models, name)(num_classes=5)
+    dense = sum(p.numel() for p in model.parameters())
+    report = sparsify(model, degree=4)
+    assert report.live < dense / 2
+    assert sum(p.numel() for p in model.parameters()) == report.live
+    size = 224 if name == "vit_b_32" else 64
+    model(torch.randn(2, 3, size, size)).sum().backward()
+    trained = [layer.weight.grad is not None for layer in sparse_layers(model).values()]
+    assert trained
+    assert all(trained)
+
+
+def test_keeps_what_it_would_break():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.second.weight = self.first.weight
+            self.grouped = nn.Conv2d(8, 8, 3, groups=2)
+            self.attention = nn.MultiheadAttention(8, 2)
+            self.free = nn.Linear(8, 8)
+
+    model = Tied()
+    report = sparsify(model, skip=())
+    notes = {layer.name: layer.note for layer in report.layers}
+    assert notes == {
+        "first": "kept: shared weight",
+        "second": "kept: shared weight",
+        "grouped": "kept: grouped convolution",
+        "attention.out_proj": "kept: NonDynamicallyQuantizableLinear",
+        "free": "",
+    }
+    assert model.first.weight is model.second.weight
+
+
+def test_a_layer_used_twice_stays_one_layer():
+    shared = nn.Linear(8, 8)
+    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared)})
+    sparsify(model, skip=())
+    assert isinstance(model["a"], SparseLinear)
+    assert model["a"] is model["b"][0]
+
+
+def test_a_total_budget_is_that_of_the_finished_network():
+    model = models.vgg16bn()
+    report = sparsify(model, degree=partial(degrees.total, parameters=500_000))
+    assert 500_000 - 9 < report.live <= 500_000
+
+
+def test_counts_dead_outputs_and_unused_inputs():
+    def one_edge(num_left, num_right, num_edges, rng):
+        return np.array([[0], [2]])
+
+    model = nn.Sequential(nn.Conv2d(4, 6, 3))
+    report = sparsify(model, one_edge, skip=())
+    assert isinstance(model[0], SparseConv2d)
+    (layer,) = report.layers
+    assert (layer.edges, layer.dead_outputs, layer.unused_inputs) == (1, 5, 3)
+
+
+def test_refusals_leave_the_model_alone():
+    model = models.vgg16bn()
+    with pytest.raises(SettingError, match=r"model.skip=nonsense: no such layer; there are: feat"):
+        sparsify(model, skip=["nonsense"])
+    with pytest.raises(SettingError, match=r"degree.value=0"):
+        sparsify(model, degree=0)
+    assert not sparse_layers(model)
+
+
+def test_errors_of_a_graph_name_the_layer():
+    def failing(num_left, num_right, num_edges, rng):
+        raise SettingError("num_edges", num_edges, "too many")
+
+    with pytest.raises(SettingError, match=r"num_edges=192: layer features.0: too many"):
+        sparsify(models.vgg16bn(), failing)
