@@ -25,7 +25,7 @@ from expanders.training.trainer import Trainer
 from expanders.wiring.wire import sparsify
 from launch import one_line
 from tests.outcomes import metrics, outcome, outcomes, started, wait_for, without_times
-from tests.test_tracking import of_type, records
+from tests.runs.test_tracking import of_type, records
 
 OFF = WandbSettings(mode="disabled")
 
