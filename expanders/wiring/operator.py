@@ -1,33 +1,22 @@
 """How sparse layers compute: over their edges, or as the framework's dense operation.
 
 Both give the same numbers to rounding. *Dense* scatters the live weights into a dense kernel.
-*Sparse* runs `csrc/sparse_conv2d.cpp`, whose work and memory grow with the number of edges; it is
-compiled at first use, needs a C++20 compiler with OpenMP, and runs on the CPU in float32 and
-float64. Where there is none, the dense path computes everything and one warning says so. *Auto*
-takes the path that was measured to be faster.
+*Sparse* runs `csrc/sparse_conv2d.cpp`, whose work and memory grow with the number of edges, on the
+CPU in float32 and float64. Where it cannot be built (see `expanders.wiring.native`), the dense path
+computes everything. *Auto* takes the path that was measured to be faster.
 """
 
-import hashlib
-import logging
 import math
-import os
-import platform
-import subprocess
-import tempfile
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from expanders.errors import SettingError
+from expanders.wiring import native
 
 Execution = Literal["auto", "dense", "sparse"]
-
-_log = logging.getLogger(__name__)
-_SOURCE = Path(__file__).parent / "csrc" / "sparse_conv2d.cpp"
 
 
 def choose(
@@ -51,7 +40,7 @@ def choose(
         return "dense"
     if execution == "auto" and not is_faster_sparse(density, weight.shape[1:], stride):
         return "dense"
-    return "sparse" if is_available() else "dense"
+    return "sparse" if native.is_available() else "dense"
 
 
 def is_faster_sparse(
@@ -104,7 +93,7 @@ def conv2d(
         Contiguous images (N, num_right, H', W'), of the type of `weight`.
 
     Raises:
-        RuntimeError: if the operator could not be built (see `is_available`), or on wrong shapes.
+        RuntimeError: on wrong shapes, or if it could not be built (see `native.is_available`).
     """
     y: Tensor = torch.ops.expanders.sparse_conv2d(
         x.to(weight.dtype), weight, edges, num_right, stride, margins, dilation
@@ -112,83 +101,7 @@ def conv2d(
     return y
 
 
-# ---------------------------------------------------------------------------- building the operator
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def is_available() -> bool:
-    """Build and load the operator, unless that was done before; False where it is impossible."""
-    with _lock:
-        if not _outcome:
-            try:
-                torch.ops.load_library(str(_library()))  # type: ignore[no-untyped-call]
-                _register_derivatives()
-                _outcome.append(True)
-            except (OSError, subprocess.CalledProcessError) as error:
-                lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-                _log.warning(
-                    "sparse layers compute densely, which is slower: "
-                    "the sparse operator cannot be built (%s)",
-                    next((line for line in lines if "error" in line), lines[0]),
-                )
-                _outcome.append(False)
-        return _outcome[0]
-
-
-_lock = threading.Lock()
-_outcome: list[bool] = []
-
-
-def _library() -> Path:
-    """The compiled operator in the user's cache; made now if it does not exist.
-
-    Its name is a hash of all that it depends on. It appears in the cache in one step, so that
-    several processes can build at the same time.
-    """
-    compiler = os.environ.get("CXX", "c++")
-    torch_root = Path(torch.__file__).parent
-    command = [
-        compiler,
-        *("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC", "-shared"),
-        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        *(f"-I{torch_root / 'include' / path}" for path in (".", "torch/csrc/api/include")),
-        f"-L{torch_root / 'lib'}",
-        str(_SOURCE),
-        *("-ltorch_cpu", "-lc10"),
-    ]
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True)
-    texts = [path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*"))]
-    facts = [*command, version.stdout, torch.__version__, _processor(), *texts]
-    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    root = os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions")
-    library = Path(root) / "expanders" / f"{_SOURCE.stem}_{key}.so"
-    if not library.exists():
-        _log.info("compiling %s, once for this machine", _SOURCE.name)
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            built = Path(folder) / library.name
-            subprocess.run([*command, "-o", built], check=True, capture_output=True, text=True)
-            built.replace(library)
-    return library
-
-
-def _processor() -> str:
-    """What distinguishes processors that need different machine code."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    flags = [line for line in lines if line.startswith(("flags", "Features"))]
-    return flags[0] if flags else f"{platform.machine()} {platform.processor()}"
-
-
 # ---------------------------------------------------------------------------- autograd and tracing
-
-
-def _register_derivatives() -> None:
-    torch.library.register_fake("expanders::sparse_conv2d", _fake_forward)
-    torch.library.register_fake("expanders::sparse_conv2d_backward", _fake_backward)
-    torch.library.register_autograd(
-        "expanders::sparse_conv2d", _backward, setup_context=_setup_context
-    )
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -234,4 +147,13 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape if need_x else 0), weight.new_empty(
         weight.shape if need_weight else 0
+    )
+
+
+@native.when_loaded
+def _register_derivatives() -> None:
+    torch.library.register_fake("expanders::sparse_conv2d", _fake_forward)
+    torch.library.register_fake("expanders::sparse_conv2d_backward", _fake_backward)
+    torch.library.register_autograd(
+        "expanders::sparse_conv2d", _backward, setup_context=_setup_context
     )

@@ -13,12 +13,12 @@ from torch import nn
 
 from expanders.errors import SettingError
 from expanders.models import vgg16bn
-from expanders.wiring import operator
+from expanders.wiring import native, operator
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.wire import sparsify
 
 needs_compiler = pytest.mark.skipif(
-    not operator.is_available(), reason="no C++ compiler for the sparse operator"
+    not native.is_available(), reason="no C++ compiler for the sparse operator"
 )
 
 
@@ -321,7 +321,7 @@ def test_auto_takes_the_sparse_path_for_few_edges_only():
         layer = model.features[3]
         x = torch.zeros(1, 64, 4, 4)
         chosen[degree] = operator.choose("auto", layer.density, x, layer.weight)
-    assert chosen == {3: "sparse" if operator.is_available() else "dense", 64: "dense"}
+    assert chosen == {3: "sparse" if native.is_available() else "dense", 64: "dense"}
 
 
 FALLBACK = """
@@ -366,7 +366,7 @@ cp {library} "$last"
 @needs_compiler
 def test_two_processes_can_build_at_the_same_time(tmp_path):
     compiler = tmp_path / "c++"
-    compiler.write_text(SLOW_COMPILER.format(library=operator._library()))
+    compiler.write_text(SLOW_COMPILER.format(library=native.library()))
     compiler.chmod(0o755)
     environment = os.environ | {
         "CXX": str(compiler),

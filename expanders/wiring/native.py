@@ -1,0 +1,112 @@
+"""The library of C++ operators: all of `csrc/*.cpp`, compiled at first use and kept in a cache.
+
+It needs a C++20 compiler with OpenMP. Where there is none, `is_available` is False and one warning
+says so; who uses the operators then computes with PyTorch's own.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+
+_log = logging.getLogger(__name__)
+_SOURCES = Path(__file__).parent / "csrc"
+_lock = threading.Lock()
+_outcome: list[bool] = []
+_registrations: list[Callable[[], None]] = []
+
+
+def when_loaded(register: Callable[[], None]) -> Callable[[], None]:
+    """Have `register` called once the operators exist, to add their derivatives."""
+    with _lock:
+        _registrations.append(register)
+        if _outcome == [True]:
+            register()
+    return register
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_available() -> bool:
+    """Build and load the operators, unless that was done before; False where it is impossible."""
+    with _lock:
+        if not _outcome:
+            try:
+                torch.ops.load_library(str(library()))  # type: ignore[no-untyped-call]
+                for register in _registrations:
+                    register()
+                _outcome.append(True)
+            except (OSError, subprocess.CalledProcessError) as error:
+                lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+                _log.warning(
+                    "sparse layers compute densely, which is slower: "
+                    "the C++ operators cannot be built (%s)",
+                    next((line for line in lines if "error" in line), lines[0]),
+                )
+                _outcome.append(False)
+        return _outcome[0]
+
+
+def library() -> Path:
+    """The compiled library in the user's cache; made now if it does not exist.
+
+    Its name is a hash of all that it depends on. It appears in the cache in one step, so that
+    several processes can build at the same time.
+
+    Raises:
+        OSError: if there is no compiler, or the cache cannot be written.
+        CalledProcessError: if the compiler fails; `stderr` has its words.
+    """
+    compiler = os.environ.get("CXX", "c++")
+    torch_root = Path(torch.__file__).parent
+    compile_command = [
+        compiler,
+        *("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC"),
+        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+        *(f"-I{torch_root / 'include' / path}" for path in (".", "torch/csrc/api/include")),
+    ]
+    link_command = [compiler, "-shared", "-fopenmp", f"-L{torch_root / 'lib'}"]
+    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, text=True)
+    texts = [path.read_text() for path in sorted(_SOURCES.glob("*.[ch]*"))]
+    facts = [*compile_command, *link_command, version.stdout, torch.__version__, _processor()]
+    key = hashlib.sha256("\n".join([*facts, *texts]).encode()).hexdigest()[:16]
+    root = os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions")
+    target = Path(root) / "expanders" / f"operators_{key}.so"
+    if not target.exists():
+        _log.info("compiling the operators, once for this machine")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = Path(folder) / target.name
+            with ThreadPoolExecutor() as pool:
+                compile_one = partial(_compiled, compile_command, Path(folder))
+                objects = list(pool.map(compile_one, sorted(_SOURCES.glob("*.cpp"))))
+            _run([*link_command, *objects, "-ltorch_cpu", "-lc10", "-o", built])
+            built.replace(target)
+    return target
+
+
+def _compiled(command: list[str], folder: Path, source: Path) -> Path:
+    """The object file of one source."""
+    target = folder / f"{source.stem}.o"
+    _run([*command, "-c", source, "-o", target])
+    return target
+
+
+def _run(command: list[str | Path]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _processor() -> str:
+    """What distinguishes processors that need different machine code."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    return flags[0] if flags else f"{platform.machine()} {platform.processor()}"
