@@ -21,6 +21,7 @@ from typing import Any
 
 from expanders.errors import SettingError
 from expanders.files import write_json
+from expanders.training import metrics
 
 NAME = "Expander graphs"
 
@@ -86,7 +87,7 @@ def build(project: str, entity: str) -> Any:
     except ImportError:
         remedy = "the dashboard needs it: python -m pip install wandb-workspaces"
         raise SettingError("wandb-workspaces", "missing", remedy) from None
-    accuracy = panels.SummaryMetric("test/accuracy")
+    accuracy = panels.SummaryMetric(metrics.TEST_ACCURACY)
     degree = panels.Config("degree.value")
 
     def against(x: Any, title: str, *, log: bool = False) -> Any:
@@ -95,7 +96,7 @@ def build(project: str, entity: str) -> Any:
     def bars(title: str, by: Any) -> Any:
         return panels.BarPlot(
             title=title,
-            metrics=["test/accuracy"],
+            metrics=[metrics.TEST_ACCURACY],
             groupby=by,
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
@@ -104,7 +105,7 @@ def build(project: str, entity: str) -> Any:
     def curves(metric: str) -> Any:
         return panels.LinePlot(
             title=metric,
-            x="epoch",
+            x=metrics.EPOCH,
             y=[metric],
             groupby="Group",  # all settings but the seeds: one cell
             groupby_aggfunc="mean",
@@ -116,17 +117,21 @@ def build(project: str, entity: str) -> Any:
             bars("by cell", "Group"),
             bars("by graph", panels.Config("choices.graph")),
             against(degree, "against the degree", log=True),
-            against(panels.SummaryMetric("params/live"), "against live parameters", log=True),
+            against(
+                panels.SummaryMetric(metrics.LIVE_PARAMETERS), "against live parameters", log=True
+            ),
         ],
         "Accuracy against expansion": [
             panels.ScatterPlot(title=title, x=panels.SummaryMetric(key), y=accuracy, z=degree)
             for key, title in (
-                ("graph/normalised_gap_mean", "normalised gap (depth: degree)"),
-                ("graph/ramanujan_ratio_mean", "σ2 / Ramanujan bound (depth: degree)"),
+                (metrics.NORMALISED_GAP, "normalised gap (depth: degree)"),
+                (metrics.RAMANUJAN_RATIO, "σ2 / Ramanujan bound (depth: degree)"),
             )
         ],
-        "Training, grouped by cell": [curves(m) for m in ("val/accuracy", "train/loss")],
-        "Layers": [panels.WeavePanelSummaryTable(table_name="graph/layers")],
+        "Training, grouped by cell": [
+            curves(m) for m in (metrics.VAL_ACCURACY, metrics.TRAIN_LOSS)
+        ],
+        "Layers": [panels.WeavePanelSummaryTable(table_name=metrics.LAYERS)],
     }
     return workspaces.Workspace(
         entity=entity,
@@ -136,7 +141,7 @@ def build(project: str, entity: str) -> Any:
             workspaces.Section(name=name, panels=each, is_open=True)
             for name, each in sections.items()
         ],
-        settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=100),
+        settings=workspaces.WorkspaceSettings(x_axis=metrics.EPOCH, max_runs=100),
     )
 
 

@@ -17,12 +17,16 @@ from expanders.report.panels import RC, Style, add_legend, logarithmic, panels, 
 from expanders.report.read import DENSE, Run, history, layers, number
 from expanders.report.statistics import describe
 from expanders.report.tables import parameters
+from expanders.training import metrics
 
 _ACCURACY = "test accuracy, %"
 _TWIN = "dense twin"
 _SAME_DENSITY = 1.02  # the largest step between densities that count as one
 _MARKS = 6  # markers on a training curve
-_METRICS = {"val/accuracy": ("validation accuracy, %", 100), "train/loss": ("training loss", 1)}
+_METRICS = {
+    metrics.VAL_ACCURACY: ("validation accuracy, %", 100),
+    metrics.TRAIN_LOSS: ("training loss", 1),
+}
 
 _CAPTIONS = {
     "accuracy": "Test accuracy: mean ± standard deviation over seeds; small dots are the runs. "
@@ -70,10 +74,10 @@ def pictures(table: Table, rows: Sequence[str], prefix: str) -> Iterator[Picture
     views: dict[str, Callable[[], Figure | None]] = {
         "accuracy": lambda: by_column(table, style),
         "parameters": lambda: by_parameters(table, style),
-        "gap": lambda: by_measure(table, style, "graph/normalised_gap_mean", "normalised gap"),
-        "bound": lambda: by_measure(table, style, "graph/ramanujan_ratio_mean", "σ2 / bound"),
-        "validation": lambda: training(table, style, histories, "val/accuracy"),
-        "loss": lambda: training(table, style, histories, "train/loss"),
+        "gap": lambda: by_measure(table, style, metrics.NORMALISED_GAP, "normalised gap"),
+        "bound": lambda: by_measure(table, style, metrics.RAMANUJAN_RATIO, "σ2 / bound"),
+        "validation": lambda: training(table, style, histories, metrics.VAL_ACCURACY),
+        "loss": lambda: training(table, style, histories, metrics.TRAIN_LOSS),
         "layers": lambda: edges(table, style),
     }
     for view, draw in views.items():
@@ -137,10 +141,10 @@ def by_measure(table: Table, style: dict[str, Style], key: str, label: str) -> F
     groups = []
     for column in table.columns:
         runs = [
-            (run.summary["params/live"] / run.summary["params/dense"], row, run)
+            (run.density, row, run)
             for row in table.rows
             for run in table.cell(row, column).finished
-            if run.summary.keys() >= {key, "params/live"} and run.summary.get("params/dense")
+            if key in run.summary and run.density is not None
         ]
         groups += [(column, group) for group in _equally_dense(runs)]
     if not groups:
@@ -154,7 +158,7 @@ def by_measure(table: Table, style: dict[str, Style], key: str, label: str) -> F
                 x = [run.summary[key] for run in runs_of_row]
                 y = [100 * run.accuracy for run in runs_of_row]
                 axes.plot(x, y, **style[row] | {"linestyle": "None"}, label=row, alpha=0.85)
-        if key == "graph/ramanujan_ratio_mean":
+        if key == metrics.RAMANUJAN_RATIO:
             axes.axvline(1, color="black", linestyle=":", linewidth=1)
     return figure
 
@@ -173,8 +177,8 @@ def training(
             epochs: dict[float, list[float]] = defaultdict(list)
             cell = table.cell(row, column)
             for run in cell.finished or cell.runs.values():
-                for metrics in histories[run.folder]:
-                    epoch, value = number(metrics.get("epoch")), number(metrics.get(key))
+                for each in histories[run.folder]:
+                    epoch, value = number(each.get(metrics.EPOCH)), number(each.get(key))
                     if epoch is not None and value is not None:
                         epochs[epoch].append(scale * value)
             if epochs:
@@ -185,7 +189,7 @@ def training(
                 axes.plot(x, means, **style[row] | marks, label=_TWIN if row == DENSE else row)
                 low, high = zip(*((min(epochs[e]), max(epochs[e])) for e in x), strict=True)
                 axes.fill_between(x, low, high, color=style[row]["color"], alpha=0.15, linewidth=0)
-    if key == "train/loss":
+    if key == metrics.TRAIN_LOSS:
         logarithmic(every[0], "y", StrMethodFormatter("{x:g}"))
     return figure if any(axes.has_data() for axes in every) else None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from expanders.errors import SettingError
+from expanders.training import metrics
 
-ACCURACY = "test/accuracy"
 DENSE = "dense"  # the graph model of unpruned networks
 
 # What a folder has that a run was started in.
@@ -59,7 +59,13 @@ class Run:
     @property
     def accuracy(self) -> float:
         """Test accuracy of a finished run, from 0 to 1."""
-        return self.summary[ACCURACY]
+        return self.summary[metrics.TEST_ACCURACY]
+
+    @property
+    def density(self) -> float | None:
+        """Live parameters over those of the dense twin, or None where they are not known."""
+        live, dense = map(self.summary.get, (metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS))
+        return None if live is None or not dense else live / dense
 
 
 class Skipped(NamedTuple):
@@ -101,7 +107,9 @@ def history(run: Run) -> list[dict[str, Any]]:
         rows = json.loads(f"[{','.join(lines)}]")  # one call for the file is much the fastest
     except ValueError:
         rows = [row for row in map(_parsed, lines) if row is not None]
-    return [row for row in rows if isinstance(row, dict) and number(row.get("epoch")) is not None]
+    return [
+        row for row in rows if isinstance(row, dict) and number(row.get(metrics.EPOCH)) is not None
+    ]
 
 
 def layers(run: Run) -> list[tuple[str, int]]:
@@ -157,8 +165,8 @@ def _read_run(folder: Path) -> Run:
         if (folder / "summary.json").exists():
             content = _json(folder / "summary.json")
             summary = {k: v for k, value in content.items() if (v := number(value)) is not None}
-            if not 0 <= summary.get(ACCURACY, -1) <= 1:
-                raise _Unreadable(f"summary.json has no {ACCURACY} between 0 and 1")
+            if not 0 <= summary.get(metrics.TEST_ACCURACY, -1) <= 1:
+                raise _Unreadable(f"summary.json has no {metrics.TEST_ACCURACY} between 0 and 1")
             state = "finished"
         elif (folder / "failure.json").exists():
             state = "failed"

@@ -9,6 +9,7 @@ from expanders.report.conclusions import Comparison, Split, points
 from expanders.report.grid import Cell, Column, Table
 from expanders.report.read import DENSE, Run, history
 from expanders.report.statistics import describe
+from expanders.training import metrics
 
 _FIXED = "\N{NO-BREAK SPACE}"
 _SHORT = 80  # characters of an error that a cell shows; the list of failed runs has all
@@ -162,9 +163,9 @@ def parameters(cell: Cell) -> tuple[float, float] | None:
     Means over the finished runs, since a graph model may draw the number of its edges too.
     """
     known = [
-        (run.summary["params/live"], run.summary["params/live"] / run.summary["params/dense"])
+        (run.summary[metrics.LIVE_PARAMETERS], run.density)
         for run in cell.finished
-        if "params/live" in run.summary and run.summary.get("params/dense")
+        if run.density is not None
     ]
     if not known:
         return None
@@ -216,7 +217,7 @@ def _entry_without_number(cell: Cell) -> Entry:
 def progress(run: Run) -> str:
     """How far an unfinished run came: `epoch 12 of 300`."""
     rows = history(run)
-    return f"epoch {rows[-1]['epoch'] if rows else 0} of {run.config.get('epochs', '?')}"
+    return f"epoch {rows[-1][metrics.EPOCH] if rows else 0} of {run.config.get('epochs', '?')}"
 
 
 def _minus(first: str, second: str) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from expanders.training import metrics
 from expanders.wiring.layer_report import LayerReport, Report
 from expanders.wiring.layers import SparseLayer
 
@@ -42,15 +43,15 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     table.add_column()
     table.add_column(justify="right")
     for label, key, form in (
-        ("test accuracy", "test/accuracy", ".2%"),
-        ("validation accuracy", "val/accuracy", ".2%"),
-        ("from epoch", "best_epoch", "d"),
-        ("epochs", "epochs", "d"),
-        ("live parameters", "params/live", ",d"),
-        ("dense parameters", "params/dense", ",d"),
-        ("edges", "graph/edges", ",d"),
-        ("seconds", "seconds", ",.1f"),
-        ("of these the first step, compiling included", "first_step_seconds", ",.1f"),
+        ("test accuracy", metrics.TEST_ACCURACY, ".2%"),
+        ("validation accuracy", metrics.VAL_ACCURACY, ".2%"),
+        ("from epoch", metrics.BEST_EPOCH, "d"),
+        ("epochs", metrics.EPOCHS, "d"),
+        ("live parameters", metrics.LIVE_PARAMETERS, ",d"),
+        ("dense parameters", metrics.DENSE_PARAMETERS, ",d"),
+        ("edges", metrics.EDGES, ",d"),
+        ("seconds", metrics.SECONDS, ",.1f"),
+        ("of these the first step, compiling included", metrics.FIRST_STEP_SECONDS, ",.1f"),
     ):
         if summary.get(key) is not None:
             table.add_row(label, format(summary[key], form))

@@ -19,6 +19,7 @@ from expanders.files import write_json, write_json_lines, write_text
 from expanders.runs import checkpoint, folders
 from expanders.runs.console import layer_table, summary_table
 from expanders.runs.tracking import WandbRun, WandbSettings
+from expanders.training import metrics
 from expanders.training.trainer import Metrics, Trainer, evaluate
 from expanders.wiring.layer_report import Report
 
@@ -88,8 +89,8 @@ class Run:
             self._save_last()
         while trainer.epoch < trainer.settings.epochs:
             with _progress(trainer) as advance:
-                metrics = trainer.run_epoch(self._saving_now_and_then(advance))
-            tracker.log_epoch(metrics)  # before the checkpoint: twice at worst, but never lost
+                row = trainer.run_epoch(self._saving_now_and_then(advance))
+            tracker.log_epoch(row)  # before the checkpoint: twice at worst, but never lost
             if trainer.best_epoch == trainer.epoch:
                 self._save_best()
             self._save_last()
@@ -161,23 +162,27 @@ class Run:
                 raise SettingError("hydra.run.dir", best, remedy) from None
             log.warning("%s cannot be read: written again, as the last epoch was the best", best)
             self._save_best()
-        parts = {"val": trainer.val, "test": self.test}
+        parts: dict[metrics.Part, Images] = {"val": trainer.val, "test": self.test}
         results: Metrics = {}
-        first_step = [m["first_step_seconds"] for m in trainer.history if "first_step_seconds" in m]
+        first_step = [
+            row[metrics.FIRST_STEP_SECONDS]
+            for row in trainer.history
+            if metrics.FIRST_STEP_SECONDS in row
+        ]
         for part, images in parts.items():
             if len(images):
                 scores = evaluate(
                     trainer.model, images, trainer.transform, trainer.settings.batch_size
                 )
-                results |= {f"{part}/{name}": value for name, value in scores.items()}
+                results |= {metrics.of(part, name): value for name, value in scores.items()}
         return results | {
-            "params/live": self.report.live,
-            "params/dense": self.report.dense,
-            **{f"graph/{name}": value for name, value in self.report.summary().items()},
-            "epochs": trainer.epoch,
-            "best_epoch": trainer.best_epoch,
-            "seconds": sum(metrics["seconds"] for metrics in trainer.history),
-            "first_step_seconds": first_step[0] if first_step else None,
+            metrics.LIVE_PARAMETERS: self.report.live,
+            metrics.DENSE_PARAMETERS: self.report.dense,
+            **{metrics.graph(name): value for name, value in self.report.summary().items()},
+            metrics.EPOCHS: trainer.epoch,
+            metrics.BEST_EPOCH: trainer.best_epoch,
+            metrics.SECONDS: sum(row[metrics.SECONDS] for row in trainer.history),
+            metrics.FIRST_STEP_SECONDS: first_step[0] if first_step else None,
         }
 
 
@@ -195,22 +200,22 @@ def _progress(trainer: Trainer) -> Iterator[Any]:
 
 def _line(trainer: Trainer) -> str:
     """The last epoch in one line."""
-    metrics = trainer.history[-1]
+    row = trainer.history[-1]
     total = trainer.settings.epochs
-    per_epoch = sum(m["seconds"] for m in trainer.history) / trainer.epoch
+    per_epoch = sum(each[metrics.SECONDS] for each in trainer.history) / trainer.epoch
     left = round(per_epoch * (total - trainer.epoch))
     parts = [
         f"epoch {trainer.epoch:>{len(str(total))}}/{total}",
-        f"loss {metrics['train/loss']:.4f}",
-        f"train {metrics['train/accuracy']:.2%}",
+        f"loss {row[metrics.TRAIN_LOSS]:.4f}",
+        f"train {row[metrics.TRAIN_ACCURACY]:.2%}",
     ]
-    if "val/accuracy" in metrics:
-        parts.append(f"val {metrics['val/accuracy']:.2%}")
+    if metrics.VAL_ACCURACY in row:
+        parts.append(f"val {row[metrics.VAL_ACCURACY]:.2%}")
     parts += [
-        f"lr {metrics['lr']:.2g}",
-        f"{metrics['images_per_second']:.0f} images/s",
+        f"lr {row[metrics.LEARNING_RATE]:.2g}",
+        f"{row[metrics.IMAGES_PER_SECOND]:.0f} images/s",
         f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
     ]
-    if "first_step_seconds" in metrics:
-        parts.append(f"first step {metrics['first_step_seconds']:.1f} s")
+    if metrics.FIRST_STEP_SECONDS in row:
+        parts.append(f"first step {row[metrics.FIRST_STEP_SECONDS]:.1f} s")
     return "  ".join(parts)

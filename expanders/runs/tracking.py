@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 import wandb
 
 from expanders.errors import SettingError
+from expanders.training import metrics
 from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ class WandbRun:
                 raise SettingError("wandb.mode", settings.mode, f"{error}; {remedy}") from None
             log.warning("W&B cannot be reached (%s): this run is logged offline.", error)
             self._run = _init(settings, "offline", folder, config, run_id)
-        self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
+        self._run.define_metric(metrics.EPOCH)
+        self._run.define_metric("*", step_metric=metrics.EPOCH)
         if self._run.offline and settings.mode != "disabled":
             parts = Path(self._run.dir).parent.with_name("offline-run-*")  # one per continuation
             log.info("W&B: offline; to upload this run: wandb sync %s", parts)
@@ -86,12 +87,12 @@ class WandbRun:
         rows = [flatten_layer(layer) for layer in report.to_dict()["layers"]]
         columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(str(column)) for column in columns] for row in rows]
-        self._run.summary["graph/layers"] = wandb.Table(columns=columns, data=data)
+        self._run.summary[metrics.LAYERS] = wandb.Table(columns=columns, data=data)
 
-    def log_epoch(self, metrics: Mapping[str, Any]) -> None:
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Log the metrics of one epoch; its number is the step."""
         # Committed at once: a row that waits for the next one would be written after the summary.
-        self._run.log(dict(metrics), step=int(metrics["epoch"]), commit=True)
+        self._run.log(dict(row), step=int(row[metrics.EPOCH]), commit=True)
 
     def finish(self, summary: Mapping[str, Any] | None = None, *, failed: bool = False) -> None:
         """Write the summary and close the run."""

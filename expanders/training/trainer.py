@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from expanders.data import Images, Transform, batches
 from expanders.errors import DivergedError
 from expanders.seeds import derive
+from expanders.training import metrics
 from expanders.training.device import compiled
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
@@ -87,9 +88,9 @@ class Trainer:
     @property
     def best_epoch(self) -> int:
         """The first epoch (from 1) of highest validation accuracy; without validation, the last."""
-        if not self.history or "val/accuracy" not in self.history[-1]:
+        if not self.history or metrics.VAL_ACCURACY not in self.history[-1]:
             return self.epoch
-        accuracies = [metrics["val/accuracy"] for metrics in self.history]
+        accuracies = [row[metrics.VAL_ACCURACY] for row in self.history]
         return accuracies.index(max(accuracies)) + 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -126,22 +127,22 @@ class Trainer:
         self._started = time.perf_counter() - (self.part.seconds if self.part else 0)
         is_first = self._first_step_seconds is None
         lr = self.optimizer.param_groups[0]["lr"]
-        metrics: Metrics = {"epoch": self.epoch + 1}
-        metrics |= _named("train", self._train_epoch(on_step))
+        row: Metrics = {metrics.EPOCH: self.epoch + 1}
+        row |= _named("train", self._train_epoch(on_step))
         seconds = self._seconds()
         if len(self.val):
             results = evaluate(self.model, self.val, self.transform, self.settings.batch_size)
-            metrics |= _named("val", results)
+            row |= _named("val", results)
         self.schedule.step()
-        metrics |= {
-            "lr": lr,
-            "images_per_second": len(self.train) / seconds,
-            "seconds": self._seconds(),
+        row |= {
+            metrics.LEARNING_RATE: lr,
+            metrics.IMAGES_PER_SECOND: len(self.train) / seconds,
+            metrics.SECONDS: self._seconds(),
         }
         if is_first and self._first_step_seconds is not None:
-            metrics["first_step_seconds"] = self._first_step_seconds
-        self.history.append(metrics)
-        return metrics
+            row[metrics.FIRST_STEP_SECONDS] = self._first_step_seconds
+        self.history.append(row)
+        return row
 
     @property
     def _images_per_epoch(self) -> int:
@@ -241,12 +242,12 @@ class Trainer:
         images = self._images_per_epoch
         sizes = torch.full_like(losses, self.settings.batch_size)
         sizes[-1] = images - self.settings.batch_size * (len(losses) - 1)
-        metrics = {
-            "loss": float((losses * sizes).sum()) / images,
-            "accuracy": int(self.part.correct) / images,
+        results = {
+            metrics.LOSS: float((losses * sizes).sum()) / images,
+            metrics.ACCURACY: int(self.part.correct) / images,
         }
         self.part = None
-        return metrics
+        return results
 
     def _synchronise(self) -> None:
         if self._device.type == "cuda":
@@ -273,8 +274,11 @@ def evaluate(model: nn.Module, images: Images, transform: Transform, batch_size:
         correct += (logits.argmax(1) == labels).sum()
     model.train(was_training)
     mean = float(loss) / len(images)
-    return {"loss": mean if math.isfinite(mean) else None, "accuracy": int(correct) / len(images)}
+    return {
+        metrics.LOSS: mean if math.isfinite(mean) else None,
+        metrics.ACCURACY: int(correct) / len(images),
+    }
 
 
-def _named(part: str, metrics: Metrics) -> Metrics:
-    return {f"{part}/{name}": value for name, value in metrics.items()}
+def _named(part: metrics.Part, results: Metrics) -> Metrics:
+    return {metrics.of(part, name): value for name, value in results.items()}

@@ -1,0 +1,53 @@
+"""The names of all metrics, in one place for all who write and read them.
+
+A run writes them to `metrics.jsonl` (one row an epoch), to `summary.json` and to W&B; tables,
+reports and dashboards read them there. Whoever needs a name takes it from here, so that a name
+that changes cannot make a picture vanish. Importing this module does not import PyTorch.
+"""
+
+from typing import Literal
+
+Part = Literal["train", "val", "test"]
+"""The images that a network was evaluated on. On those of `train` it is evaluated in training."""
+
+EPOCH = "epoch"  # of a row, counted from 1
+LEARNING_RATE = "lr"  # in the epoch
+IMAGES_PER_SECOND = "images_per_second"  # in training, without evaluation
+SECONDS = "seconds"  # of an epoch, evaluation included; in the summary, of all epochs
+FIRST_STEP_SECONDS = "first_step_seconds"  # of a process, compiling included
+
+LOSS = "loss"  # mean cross-entropy in nats; None where it is not finite
+ACCURACY = "accuracy"  # of 0 to 1
+TOP5_ACCURACY = "top5_accuracy"  # of 0 to 1; of sets with more than 20 classes
+
+EPOCHS = "epochs"  # done
+BEST_EPOCH = "best_epoch"  # whose network was evaluated, counted from 1
+LIVE_PARAMETERS = "params/live"  # of the whole network
+DENSE_PARAMETERS = "params/dense"  # of its dense twin
+LIVE_FLOPS = "flops/live"  # per image, forward, two for a multiply-add
+DENSE_FLOPS = "flops/dense"
+PEAK_MEMORY = "peak_memory_bytes"  # of the process
+
+
+def of(part: Part, metric: str) -> str:
+    """The name of a metric on some images: `val/accuracy`."""
+    return f"{part}/{metric}"
+
+
+def graph(measure: str) -> str:
+    """The name of a measure of the graphs, or of the network that they wire: `graph/edges`."""
+    return f"graph/{measure}"
+
+
+TRAIN_LOSS = of("train", LOSS)
+TRAIN_ACCURACY = of("train", ACCURACY)
+VAL_ACCURACY = of("val", ACCURACY)
+VAL_LOSS = of("val", LOSS)
+TEST_ACCURACY = of("test", ACCURACY)
+TEST_LOSS = of("test", LOSS)
+TEST_TOP5_ACCURACY = of("test", TOP5_ACCURACY)
+
+EDGES = graph("edges")  # of all wired layers
+NORMALISED_GAP = graph("normalised_gap_mean")  # over the wired layers
+RAMANUJAN_RATIO = graph("ramanujan_ratio_mean")
+LAYERS = graph("layers")  # the table of the layers, on W&B only
