@@ -52,7 +52,7 @@ def test_models_build_and_their_skipped_layers_exist(option):
     node = checked(f"model={option}").model
     model = built({**node, "num_classes": 7})
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
-    for name in node["skip"]:
+    for name in node["skip"] or ():
         assert model.get_submodule(name).weight is not None
 
 

@@ -65,3 +65,53 @@ def test_cifar_stem_keeps_the_resolution():
     assert model.conv1(torch.zeros(1, 3, 32, 32)).shape[-1] == 32
     with pytest.raises(SettingError, match="model.stem=cifra: must be imagenet or cifar"):
         models.resnet18(stem="cifra")
+
+
+def test_wide_resnets_have_the_published_sizes():
+    """Zagoruyko & Komodakis (2016), table 4: WRN-40-4 8.9M, WRN-16-8 11.0M, WRN-28-10 36.5M."""
+    published = {(40, 4): 8.9, (16, 8): 11.0, (28, 10): 36.5}
+    for (depth, widening), millions in published.items():
+        model = models.wideresnet(10, depth, widening)
+        assert size(model) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (56, 0.85)])
+def test_resnets_of_cifar_have_the_published_sizes(depth, millions):
+    """He et al. (2016), table 6."""
+    assert size(getattr(models, f"resnet{depth}")()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+@pytest.mark.parametrize("name", [*DENSE, "resnet20", "wideresnet"])
+def test_width_scales_every_channel(name):
+    build = getattr(models, name)
+    whole, half = (dict(build(width=width).named_modules()) for width in (1, 0.5))
+    assert whole.keys() == half.keys()
+    for layer, module in whole.items():
+        if isinstance(module, torch.nn.Conv2d):
+            assert half[layer].out_channels == module.out_channels // 2
+    assert build(width=0.3).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(SettingError, match="model.width=0: must be above 0"):
+        build(width=0)
+
+
+def test_torchvisions_models_by_name():
+    model = models.torchvision("mobilenet_v2", num_classes=7)
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    small = models.torchvision("vit_b_16", 10, image_size=32)
+    assert small.image_size == 32
+    with pytest.raises(SettingError, match="model.name=mobilenet_v4: .*near ones: mobilenet_v2"):
+        models.torchvision("mobilenet_v4")
+    with pytest.raises(SettingError, match="no such classification model; near ones: resnet50"):
+        models.torchvision("fcn_resnet50")
+    for name in ("googlenet", "inception_v3"):
+        with pytest.raises(SettingError, match=f"{name}: returns more than logits"):
+            models.torchvision(name)
+    with pytest.raises(SettingError, match="torchvision refuses the options: .*colour"):
+        models.torchvision("resnet18", colour=3)
+
+
+def test_wide_resnets_refuse_other_depths():
+    with pytest.raises(SettingError, match="model.depth=20: must be 6 n"):
+        models.wideresnet(depth=20)
+    with pytest.raises(SettingError, match="model.widening=0: must be 1 or more"):
+        models.wideresnet(widening=0)
