@@ -9,7 +9,9 @@ class SettingError(ValueError):
     """
 
     def __init__(self, setting: str, value: object, remedy: str) -> None:
-        super().__init__(f"{setting}={value}: {remedy}")
+        message = f"{setting}={value}: {remedy}".replace("\n", "\\n")
+        # Names of files need not be UTF-8; what prints or logs the message would stumble over them.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.setting = setting
         self.value = value
         self.remedy = remedy

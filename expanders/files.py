@@ -5,8 +5,10 @@ And so that of several processes that need the same file, one makes it.
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,7 +52,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Wait while another process makes the file `path`, in the same way.
 
-    Where no lock can be had (a read-only folder, a drive without locks) nobody waits.
+    What processes that were killed while they wrote it have left beside it is removed. Where no
+    lock can be had (a read-only folder, a drive without locks) nobody waits.
     """
     name = path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as stack:
@@ -62,6 +65,9 @@ def one_at_a_time(path: Path) -> Iterator[None]:
                 if name.exists() and os.path.samestat(os.fstat(lock.fileno()), name.stat()):
                     break
             stack.callback(name.unlink, missing_ok=True)
+            for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+                if re.fullmatch("[0-9a-f]{8}", left.suffix[1:]):  # a name of `write_atomically`
+                    left.unlink()
         yield
 
 

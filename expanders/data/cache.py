@@ -60,7 +60,10 @@ def _write(path: Path, key: str, parts: Parts) -> None:
     for name, part in zip(("train", "test"), parts, strict=True):
         stored[name] = (part.pixels, part.labels)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda file: torch.save(stored, file))
+        size = path.stat().st_size / 1e6
+        log.info("decoded images are kept in %s (%.0f MB); dataset.cache= moves it", path, size)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         log.warning("images are decoded again next time: %s cannot be written (%s)", path, error)
 

@@ -5,12 +5,13 @@ import http.client
 import io
 import logging
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 from rich.progress import wrap_file
 from torch import Tensor
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 TIMEOUT = 30  # seconds without a byte after which a download has failed
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+# Pillow reads by content and knows formats that start other programs, such as EPS.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
+MAX_FILE_BYTES = 1 << 28  # of one file, so that an archive of zeros does not fill the memory
 
 
 class Files(Protocol):
@@ -51,28 +55,61 @@ class Files(Protocol):
 
 
 class FolderFiles:
-    """The files at or below the entries `tops` of the folder `path`."""
+    """The files of the folder `path` that fit a pattern, such as `train/*/*`.
 
-    def __init__(self, path: Path, tops: Sequence[str]) -> None:
+    `*` stands for any one name that is not hidden. So the depth is known, and links that lead back
+    to a folder above do no harm.
+    """
+
+    def __init__(self, path: Path, patterns: Sequence[str]) -> None:
         self.path = path
-        self._tops = tops
+        self._patterns = patterns
 
     def names(self) -> list[str]:
-        """All names, sorted, without hidden files."""
-        found = [top for top in self._tops if (self.path / top).is_file()]
-        for top in self._tops:
-            for folder, _, files in os.walk(self.path / top, followlinks=True):
-                prefix = Path(folder).relative_to(self.path).as_posix()
-                found += [f"{prefix}/{file}" for file in files if not file.startswith(".")]
-        return sorted(found)
+        """All names, sorted, without hidden files; also of links that lead nowhere."""
+        return sorted(
+            name for pattern in self._patterns for name in _matching(self.path, pattern.split("/"))
+        )
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
-        return (self.path / name).read_bytes()
+        path = self.path / name
+        _check_size(path.stat().st_size)
+        return path.read_bytes()
 
     def fingerprint(self) -> str:
         """A digest of all names, sizes and times of change."""
         return fingerprint(self.path, self.names())
+
+
+def _matching(folder: Path, pattern: Sequence[str]) -> Iterator[str]:
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or pattern[0] not in ("*", entry.name):
+                continue
+            if len(pattern) == 1 and is_regular(entry):
+                yield entry.name
+            elif len(pattern) > 1 and os.path.isdir(entry):
+                for name in _matching(folder / entry.name, pattern[1:]):
+                    yield f"{entry.name}/{name}"
+
+
+def is_regular(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a file with content: no folder, and no pipe, which could be read for ever.
+
+    A link that leads nowhere counts: whoever reads it learns its name.
+    """
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry))
+    except OSError:  # a link to itself
+        return True
+
+
+def _check_size(num_bytes: int) -> None:
+    if num_bytes > MAX_FILE_BYTES:
+        raise ValueError(f"{num_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
 
 
 class ZipFiles:
@@ -94,7 +131,8 @@ class ZipFiles:
 
     def read(self, name: str) -> bytes:
         """The content of a file; threads may read at the same time."""
-        return self._archive.read(self._top + name)
+        _check_size(self._archive.getinfo(self._top + name).file_size)
+        return self._archive.read(self._top + name)  # never more than that size
 
     def fingerprint(self) -> str:
         """A digest of the archive's name, size and time of change."""
@@ -117,7 +155,7 @@ def fingerprint(folder: Path, names: Sequence[str]) -> str:
     """A digest of the names, sizes and times of change of files in `folder`, without reading."""
     digest = hashlib.sha256()
     for name in names:
-        digest.update(name.encode())
+        digest.update(os.fsencode(name))
         with suppress(OSError):  # a broken link; decoding names it
             stat = (folder / name).stat()
             digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
@@ -199,11 +237,28 @@ def decode(files: Files, names: Sequence[str], size: int, root: Path) -> Tensor:
 
 def _decode_one(content: bytes, size: int) -> np.ndarray:
     """One encoded image as uint8, (3, size, size)."""
-    with Image.open(io.BytesIO(content)) as image:
-        if image.mode.startswith("I") or image.mode == "F":
-            raise ValueError(f"more than 8 bits per channel, mode {image.mode}")
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if _is_deep(image):
+            raise ValueError("more than 8 bits per channel")
         ImageOps.exif_transpose(image, in_place=True)
         rgb = image.convert("RGB")
     if rgb.size != (size, size):
         rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether a file has more than 8 bits per channel, which Pillow drops in silence for colors.
+
+    It does so where the decoder's raw mode is one such as `RGB;16B`, or where the largest value of
+    a PPM is above 255. `BGR;16` has 16 bits per pixel, not per channel.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        return True
+    for tile in image.tile:
+        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if re.search(r";16[BLN]$", str(arguments[0])):
+            return True
+        if tile[0] in ("ppm", "ppm_plain") and int(arguments[1]) > 255:
+            return True
+    return False

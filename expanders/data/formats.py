@@ -1,6 +1,7 @@
 """How each data set names its files and labels, and the check that all of them are there."""
 
 import hashlib
+import os
 import pickle
 import tarfile
 import warnings
@@ -9,7 +10,15 @@ from pathlib import Path
 
 import torch
 
-from expanders.data.files import IMAGE_SUFFIXES, READ_ERRORS, Files, bad_root, one_line
+from expanders.data.files import (
+    IMAGE_SUFFIXES,
+    MAX_FILE_BYTES,
+    READ_ERRORS,
+    Files,
+    bad_root,
+    is_regular,
+    one_line,
+)
 from expanders.data.images import Images
 
 Labelled = Sequence[tuple[str, int]]  # names of image files, each with its label
@@ -44,7 +53,10 @@ def _read_members(folder: Path, archive: Path, names: Iterable[str]) -> dict[str
     contents = {}
     with tarfile.open(archive) as tar:
         for member in tar:  # in the archive's order: looking up by name would unpack it many times
-            if member.name in wanted and (file := tar.extractfile(member)):
+            if member.offset_data + member.size > MAX_FILE_BYTES:  # skipping it would take hours
+                raise tarfile.ReadError(f"it unpacks to more than {MAX_FILE_BYTES:,} bytes")
+            # Not a link, which could lead to itself.
+            if member.name in wanted and member.isreg() and (file := tar.extractfile(member)):
                 contents[wanted[member.name]] = file.read()
     return contents
 
@@ -109,7 +121,9 @@ def check_class_folders(root: Path) -> list[str]:
             if not classes[part]:
                 raise bad_root(root, f"{root / part} has no class folder; {expected}")
             for name in sorted(classes[part]):
-                if not any(is_image(path.name) for path in (root / part / name).iterdir()):
+                with os.scandir(root / part / name) as entries:
+                    has_image = any(is_image(e.name) and is_regular(e) for e in entries)
+                if not has_image:
                     suffixes = ", ".join(IMAGE_SUFFIXES)
                     raise bad_root(root, f"{root / part / name} has no image ({suffixes})")
     except OSError as error:

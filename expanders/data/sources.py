@@ -2,7 +2,8 @@
 
 A data set is a function that returns a `Source` at once: the number of classes, and how to load
 the images. It reads no image before `load()` is called. What is slow to decode goes through
-`cached`, with a key that changes when the files do.
+`cached`, with a key that changes when the files do, and is kept in the folder `cache`, by default
+`root`.
 """
 
 import os
@@ -24,7 +25,10 @@ from expanders.data.images import Images, Source, concatenate, split
 from expanders.errors import SettingError
 from expanders.seeds import stream
 
+StrPath = str | os.PathLike[str]
+
 TINYIMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINYIMAGENET_FILES = ("wnids.txt", "train/*/images/*", "val/val_annotations.txt", "val/images/*")
 TINYIMAGENET_MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
 
 
@@ -52,7 +56,7 @@ def digits(num_images: int = 1797) -> Source:
     return Source(10, load)
 
 
-def cifar10(root: str | os.PathLike[str]) -> Source:
+def cifar10(root: StrPath, cache: StrPath | None = None) -> Source:
     """CIFAR-10: 50,000 training and 10,000 test images of 10 classes, 32x32.
 
     Reads the official pickled batches from `root/cifar-10-batches-py/`, or straight from
@@ -60,7 +64,7 @@ def cifar10(root: str | os.PathLike[str]) -> Source:
 
     Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
     """
-    root = _folder(root)
+    root, kept_in = _folders(root, cache)
 
     def load() -> tuple[Images, Images]:
         from torchvision.datasets import CIFAR10 as official  # its address and checksums
@@ -79,25 +83,25 @@ def cifar10(root: str | os.PathLike[str]) -> Source:
             test_images = concatenate([batches[name] for name in test])
             return concatenate([batches[name] for name in train]), test_images
 
-        return cached(root / "cifar-10.cache.pt", key, build)
+        return cached(kept_in / "cifar-10.cache.pt", key, build)
 
     return Source(10, load)
 
 
-def tinyimagenet(root: str | os.PathLike[str]) -> Source:
+def tinyimagenet(root: StrPath, cache: StrPath | None = None) -> Source:
     """Tiny ImageNet: 100,000 training and 10,000 test images of 200 classes, 64x64.
 
     Reads `root/tiny-imagenet-200/`, or straight from `root/tiny-imagenet-200.zip`, which is
     downloaded if neither is there. The test part is the labelled `val/`: the official test images
     have no labels. Classes are numbered in the order of their sorted WordNet ids.
     """
-    root = _folder(root)
+    root, kept_in = _folders(root, cache)
 
     def load() -> tuple[Images, Images]:
         folder, archive = root / "tiny-imagenet-200", root / "tiny-imagenet-200.zip"
         files: Files
         if folder.is_dir():
-            files = FolderFiles(folder, ("wnids.txt", "train", "val"))
+            files = FolderFiles(folder, TINYIMAGENET_FILES)
         else:
             download(root, archive.name, TINYIMAGENET_URL, TINYIMAGENET_MD5)
             files = ZipFiles(archive, folder.name)
@@ -106,12 +110,12 @@ def tinyimagenet(root: str | os.PathLike[str]) -> Source:
             train, test = tinyimagenet_labels(root, files)
             return _decoded(root, files, train, 64), _decoded(root, files, test, 64)
 
-        return cached(root / "tiny-imagenet-200.cache.pt", files.fingerprint(), build)
+        return cached(kept_in / "tiny-imagenet-200.cache.pt", files.fingerprint(), build)
 
     return Source(200, load)
 
 
-def image_folder(root: str | os.PathLike[str], size: int = 32) -> Source:
+def image_folder(root: StrPath, size: int = 32, cache: StrPath | None = None) -> Source:
     """Your own images: `root/train/<class>/*` and `root/test/<class>/*`, of any size and format.
 
     Images are cut to the centre square and resized to `size` x `size`. Classes are numbered in the
@@ -120,20 +124,20 @@ def image_folder(root: str | os.PathLike[str], size: int = 32) -> Source:
     Raises SettingError, at once, if a folder is missing, if the classes of train and test differ,
     or if a class has no image.
     """
-    root = _folder(root)
+    root, kept_in = _folders(root, cache)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise SettingError("dataset.source.size", size, "must be an integer, at least 1")
     classes = check_class_folders(root)
 
     def load() -> tuple[Images, Images]:
-        files = FolderFiles(root, ("train", "test"))
+        files = FolderFiles(root, ("train/*/*", "test/*/*"))
 
         def build() -> tuple[Images, Images]:
             train, test = class_folder_labels(files, classes)
             return _decoded(root, files, train, size), _decoded(root, files, test, size)
 
         key = f"{size} {files.fingerprint()}"
-        return cached(root / f"images-{size}px.cache.pt", key, build)
+        return cached(kept_in / f"images-{size}px.cache.pt", key, build)
 
     return Source(len(classes), load)
 
@@ -143,7 +147,9 @@ def _decoded(root: Path, files: Files, labelled: Labelled, size: int) -> Images:
     return Images(decode(files, names, size, root), torch.tensor(labels))
 
 
-def _folder(root: str | os.PathLike[str]) -> Path:
-    if not isinstance(root, str | os.PathLike):
-        raise SettingError("dataset.root", root, "must be the path of a folder")
-    return Path(root).expanduser()
+def _folders(root: StrPath, cache: StrPath | None) -> tuple[Path, Path]:
+    """The folders of a data set and of its decoded images."""
+    for setting, value in (("dataset.root", root), ("dataset.cache", cache or root)):
+        if not isinstance(value, str | os.PathLike):
+            raise SettingError(setting, value, "must be the path of a folder")
+    return Path(root).expanduser(), Path(cache or root).expanduser()

@@ -5,8 +5,11 @@ import http.server
 import io
 import logging
 import socket
+import struct
 import threading
 import time
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -83,6 +86,19 @@ def encoded(image, kind, **options):
     return file.getvalue()
 
 
+def deep_png(channels):
+    """A PNG of 8 x 8 pixels with 16 bits per channel, which Pillow cannot write."""
+
+    def chunk(kind, data):
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", 8, 8, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(8 * channels * 2)) * 8)
+    chunks = (chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def decoded(tmp_path, content, size):
     (tmp_path / "image").write_bytes(content)
     folder = files.FolderFiles(tmp_path, ("image",))
@@ -128,6 +144,10 @@ def test_the_orientation_tag_is_obeyed(tmp_path):
         (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-900], "truncated"),
         (encoded(Image.effect_noise((64, 64), 90), "PNG")[:-900], "truncated|broken"),
         (encoded(Image.new("I;16", (8, 8)), "PNG"), "more than 8 bits"),
+        (deep_png(channels=3), "more than 8 bits"),  # these three are read as 8 bits by Pillow
+        (deep_png(channels=4), "more than 8 bits"),
+        (b"P6 8 8 1023\n" + bytes(8 * 8 * 6), "more than 8 bits"),
+        (encoded(Image.new("RGB", (8, 8)), "EPS"), "cannot identify"),  # not handed to Ghostscript
     ],
 )
 def test_a_broken_image_is_named(tmp_path, content, reason):
@@ -144,7 +164,7 @@ def test_fingerprint_notices_every_change(tmp_path):
 
     make("a/1", b"x")
     make("a/.hidden", b"x")
-    folder = files.FolderFiles(tmp_path, ("a", "b"))
+    folder = files.FolderFiles(tmp_path, ("a/*", "b/*"))
     seen = [folder.fingerprint()]
     make("unrelated", b"x")
     make("a/.hidden", b"xyz")
@@ -160,6 +180,18 @@ def test_fingerprint_notices_every_change(tmp_path):
         seen.append(folder.fingerprint())
     assert len(set(seen)) == 5  # the last but one state equals the first
     assert seen[4] == seen[0]
+
+
+def test_a_file_as_large_as_the_memory_is_not_read(tmp_path):
+    with (tmp_path / "image").open("wb") as file:
+        file.truncate(files.MAX_FILE_BYTES + 1)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "image", "top/image")
+    assert (tmp_path / "bomb.zip").stat().st_size < 1e6
+    folder = files.FolderFiles(tmp_path, ("image",))
+    for source in (folder, files.ZipFiles(tmp_path / "bomb.zip", "top")):
+        with pytest.raises(SettingError, match="not a readable image .*268,435,457 bytes"):
+            files.decode(source, ["image"], 8, tmp_path)
 
 
 def parts(value):
@@ -182,6 +214,20 @@ def test_cache_is_used_until_the_key_changes(tmp_path, caplog):
     assert value(cached(path, "b", lambda: parts(4))) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["cache.pt"]
     assert caplog.records == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    others = [".cache.pt.lock2", ".cache.pt.tmp", ".other.pt.0123abcd"]
+    for name in (".cache.pt.0123abcd", ".cache.pt.4567cdef", *others):
+        (tmp_path / name).write_bytes(b"x" * 999)
+    cached(tmp_path / "cache.pt", "a", lambda: parts(1))
+    assert {path.name for path in tmp_path.iterdir()} == {"cache.pt", *others}
+
+
+def test_the_place_of_the_cache_and_how_to_move_it_are_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    cached(tmp_path / "new" / "cache.pt", "a", lambda: parts(1))
+    assert f"kept in {tmp_path / 'new' / 'cache.pt'} (0 MB); dataset.cache=" in caplog.text
 
 
 def test_of_several_processes_one_builds(tmp_path):

@@ -1,5 +1,6 @@
 """Tiny ImageNet and folders of images, on small files in the real layouts, whole and broken."""
 
+import os
 import zipfile
 
 import pytest
@@ -188,6 +189,71 @@ def test_image_folder_of_a_wrong_shape_is_refused_at_once(tmp_path, removed, add
     kept = {name: content for name, content in contents.items() if not name.startswith(removed)}
     write(tmp_path, kept | added)
     assert reason in refusal(lambda: image_folder(tmp_path))
+
+
+def test_image_folder_follows_links_but_not_in_circles(tmp_path):
+    write(tmp_path / "elsewhere", folder_contents())
+    root = tmp_path / "root"
+    write(root, {f"{part}/cat/0.jpg": jpeg("red", 32) for part in ("train", "test")})
+    for part in ("train", "test"):
+        (root / part / "dog").symlink_to(tmp_path / "elsewhere" / part / "dog")
+        (root / part / "itself").symlink_to("itself")
+        for name in ("up", "above"):  # every way through these two has two ways to go on
+            (root / part / "cat" / name).symlink_to(root)
+    source = image_folder(root)
+    assert source.num_classes == 2
+    train, test = source.load()
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 1, 1], [0, 1, 1])
+
+
+@pytest.mark.parametrize("target", ["itself.png", "nowhere.png"])
+def test_image_folder_names_a_link_that_leads_nowhere(tmp_path, target):
+    write(tmp_path, folder_contents())
+    (tmp_path / "train/cat/itself.png").symlink_to(target)
+    message = refusal(image_folder(tmp_path).load)
+    assert "itself.png is not a readable image" in message
+
+
+def test_image_folder_leaves_pipes_and_folders_alone(tmp_path):
+    write(tmp_path, folder_contents())
+    os.mkfifo(tmp_path / "train/cat/x.png")  # reading it would wait for ever
+    (tmp_path / "train/dog/y.png").mkdir()
+    assert len(image_folder(tmp_path).load()[0]) == 6
+
+
+def test_image_folder_whose_only_image_is_a_folder(tmp_path):
+    write(tmp_path, folder_contents() | {"train/ant/1.png/notes.txt": b"x"})
+    assert "ant has no image" in refusal(lambda: image_folder(tmp_path))
+
+
+def test_image_folder_with_names_that_are_not_utf8(tmp_path):
+    write(tmp_path, folder_contents())
+    for part in ("train", "test"):
+        folder = os.fsencode(tmp_path / part) + b"/caf\xe9"
+        os.mkdir(folder)
+        with open(folder + b"/\xff.jpg", "wb") as file:
+            file.write(jpeg("green", 32))
+    source = image_folder(tmp_path)
+    assert source.num_classes == 3
+    assert source.load()[0].labels.tolist() == [0] + [1] * 3 + [2] * 3
+    with open(os.fsencode(tmp_path) + b"/train/caf\xe9/\n.jpg", "wb") as file:
+        file.write(b"no image")
+    message = refusal(image_folder(tmp_path).load)
+    assert r"train/caf\udce9/\n.jpg is not a readable image" in message
+    message.encode()
+
+
+def test_the_cache_can_be_kept_elsewhere(tmp_path, monkeypatch):
+    write(tmp_path / "root", folder_contents())
+    before = sorted(tmp_path.glob("root/**/*"))
+    first = image_folder(tmp_path / "root", cache=tmp_path / "new" / "cache").load()
+    assert sorted(tmp_path.glob("root/**/*")) == before
+    assert len(list((tmp_path / "new" / "cache").iterdir())) == 1
+    monkeypatch.setattr(sources, "decode", None)  # calling it would fail
+    second = image_folder(tmp_path / "root", cache=tmp_path / "new" / "cache").load()
+    assert torch.equal(first[0].pixels, second[0].pixels)
+    with pytest.raises(SettingError, match=r"^dataset\.cache=5: must be the path of a folder"):
+        image_folder(tmp_path / "root", cache=5)
 
 
 def test_image_folder_truncated_jpeg(tmp_path):

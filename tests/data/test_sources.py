@@ -149,3 +149,21 @@ def test_cifar10_missing_batch(tmp_path, cifar):
     folder = cifar_folder(tmp_path, cifar)
     (folder / "test_batch").unlink()
     assert f"{folder} has no test_batch" in refusal(cifar10(tmp_path).load)
+
+
+def test_cifar10_links_in_the_archive_are_not_followed(tmp_path, cifar):
+    path = cifar_archive(tmp_path, cifar)
+    with tarfile.open(path, "w:gz") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.type, member.linkname = tarfile.SYMTYPE, "data_batch_1"
+        tar.addfile(member)
+    assert f"{path} has no data_batch_1" in refusal(cifar10(tmp_path).load)
+
+
+def test_cifar10_archive_that_unpacks_to_more_than_the_memory(tmp_path, cifar):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.size = 1 << 40
+        tar.addfile(member)  # the header is enough
+    assert "unpacks to more than 268,435,456 bytes" in refusal(cifar10(tmp_path).load)
