@@ -1,5 +1,7 @@
 """The one exception that the package raises for input that cannot work."""
 
+from typing import Any, get_args
+
 
 class SettingError(ValueError):
     """A setting that cannot work. Its message is one line: the setting, its value, what to do.
@@ -23,3 +25,11 @@ class SettingError(ValueError):
 
 class DivergedError(RuntimeError):
     """The loss became infinite or not a number. The message names the epoch and the step."""
+
+
+def check_choice(setting: str, value: object, choices: Any) -> None:
+    """Raise `SettingError` unless the value is one of `choices`, a `Literal` of a signature."""
+    options = get_args(choices)
+    if value not in options:
+        *others, last = map(str, options)
+        raise SettingError(setting, value, f"choose {', '.join(others)} or {last}")

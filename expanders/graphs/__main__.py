@@ -20,8 +20,9 @@ import numpy as np
 from expanders import graphs
 from expanders.errors import SettingError
 from expanders.graphs import spectra
+from expanders.graphs.edges import GraphModel
 from expanders.seeds import stream
-from expanders.wiring.degrees import GraphModel, LayerShape, NetworkShape, constant
+from expanders.wiring.degrees import LayerShape, NetworkShape, constant
 
 HEADER = (
     f"{'':26s}{'sigma2 / bound':^21s}   {'normalised gap':^21s}\n"

@@ -1,5 +1,6 @@
 """What the graph models share: checking a budget, forming edge arrays, shuffling edges."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ from numpy.typing import NDArray
 from expanders.errors import SettingError
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+GraphModel = Callable[..., IntArray]
 
 
 def check_budget(num_left: int, num_right: int, num_edges: int) -> None:

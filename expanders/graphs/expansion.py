@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-IntArray = NDArray[np.int64]
+from expanders.graphs.edges import IntArray
 
 
 def lower_bound(left_degrees: IntArray, right_degrees: IntArray, sigma2: float) -> float:

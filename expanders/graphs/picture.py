@@ -6,8 +6,9 @@ import numpy as np
 
 from expanders.errors import SettingError
 from expanders.graphs import spectra
+from expanders.graphs.edges import FloatArray, GraphModel
 from expanders.seeds import stream
-from expanders.wiring.degrees import GraphModel, LayerShape
+from expanders.wiring.degrees import LayerShape
 
 SEEDS = 10  # graphs in a histogram
 
@@ -54,7 +55,7 @@ def save(path: Path, models: dict[str, GraphModel], layer: LayerShape, num_edges
         raise SettingError("save", path, f"cannot write the picture: {error}") from None
 
 
-def _draw(model: GraphModel, layer: LayerShape, num_edges: int) -> spectra.FloatArray:
+def _draw(model: GraphModel, layer: LayerShape, num_edges: int) -> FloatArray:
     """The biadjacency matrices of SEEDS graphs, stacked."""
     shape = layer.num_left, layer.num_right
     rngs = [stream(seed, "graph", layer.name) for seed in range(SEEDS)]

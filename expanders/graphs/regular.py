@@ -5,9 +5,11 @@ from typing import Literal
 
 import numpy as np
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, check_choice
 from expanders.graphs import expansion, spectra
 from expanders.graphs.edges import IntArray, check_budget, complement, relabel, ring, trade
+
+Selection = Literal["none", "ramanujan", "best_of_k", "expansion"]
 
 
 def rreg(
@@ -15,7 +17,7 @@ def rreg(
     num_right: int,
     num_edges: int,
     rng: np.random.Generator,
-    select: Literal["none", "ramanujan", "best_of_k", "expansion"] = "ramanujan",
+    select: Selection = "ramanujan",
     draws: int = 10,
 ) -> IntArray:
     """A random simple biregular graph.
@@ -36,8 +38,7 @@ def rreg(
     Raises `SettingError` for an impossible budget, an unknown choice or draws below one.
     """
     check_budget(num_left, num_right, num_edges)
-    if select not in ("none", "ramanujan", "best_of_k", "expansion"):
-        raise SettingError("select", select, "choose none, ramanujan, best_of_k or expansion")
+    check_choice("select", select, Selection)
     if not isinstance(draws, int) or draws < 1:
         raise SettingError("draws", draws, "give a whole number of graphs, at least one")
     if num_edges == num_left * num_right:

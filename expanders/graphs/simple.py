@@ -4,8 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-from expanders.errors import SettingError
+from expanders.errors import check_choice
 from expanders.graphs.edges import IntArray, check_budget, check_flag, sort_edges
+
+Side = Literal["input", "smaller", "output"]
 
 
 def dense(num_left: int, num_right: int, num_edges: int, rng: np.random.Generator) -> IntArray:
@@ -44,7 +46,7 @@ def xnet(
     num_right: int,
     num_edges: int,
     rng: np.random.Generator,
-    side: Literal["input", "smaller", "output"] = "input",
+    side: Side = "input",
 ) -> IntArray:
     """A graph that is regular on one side: X-Net (Prabhu, Varma, Namboodiri, ECCV 2018).
 
@@ -61,10 +63,9 @@ def xnet(
     return sort_edges(left, right, num_left)
 
 
-def draws_from_input(num_left: int, num_right: int, side: str) -> bool:
+def draws_from_input(num_left: int, num_right: int, side: Side) -> bool:
     """Whether `xnet` with this `side` draws from the input side of such a layer."""
-    if side not in ("input", "smaller", "output"):
-        raise SettingError("side", side, "choose input, smaller or output")
+    check_choice("side", side, Side)
     return side == "input" or (side == "smaller" and num_left <= num_right)
 
 

@@ -9,21 +9,21 @@ from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from expanders.errors import SettingError
+from expanders.errors import check_choice
 from expanders.graphs import expansion
+from expanders.graphs.edges import IntArray
 from expanders.graphs.singular import two_largest
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 Measures = dict[str, float | int | None]
-Level = Literal["default", "full"]
+Extent = Literal["default", "full"]
 
 
-def measure(edges: IntArray, num_left: int, num_right: int, level: Level = "default") -> Measures:
+def measure(
+    edges: IntArray, num_left: int, num_right: int, measures: Extent = "default"
+) -> Measures:
     """The measures of one graph, by name; None where one is not defined.
 
     - edges, density; {left, right}_degree_{min, mean, max}
@@ -39,12 +39,11 @@ def measure(edges: IntArray, num_left: int, num_right: int, level: Level = "defa
     - delta_r: bound - sigma2 (Hoang et al.); imdb, four_cycles, girth: see the functions
     - expansion_lower: see `expansion.lower_bound`
 
-    `level="full"` adds what costs more: expansion_upper (`expansion.greedy_upper_bound`) and
+    `measures="full"` adds what costs more: expansion_upper (`expansion.greedy_upper_bound`) and
     legacy_score (`expansion.sampled_score`, from a fixed stream). A graph without edges has the
-    counts only. An unknown level raises `SettingError`.
+    counts only. An unknown choice raises `SettingError`.
     """
-    if level not in ("default", "full"):
-        raise SettingError("measures", level, "choose default or full")
+    check_choice("measures", measures, Extent)
     num_edges = edges.shape[1]
     left = np.bincount(edges[0], minlength=num_left)
     right = np.bincount(edges[1], minlength=num_right)
@@ -64,7 +63,7 @@ def measure(edges: IntArray, num_left: int, num_right: int, level: Level = "defa
     values |= structure
     normalised_sigma2 = 1 - float(structure["normalised_gap"] or 0)
     values["expansion_lower"] = expansion.lower_bound(left, right, normalised_sigma2)
-    if level == "full":
+    if measures == "full":
         matrix = biadjacency(edges, num_left, num_right)
         values["expansion_upper"] = expansion.greedy_upper_bound(matrix)
         values["legacy_score"] = expansion.sampled_score(matrix, np.random.default_rng(0))
@@ -117,7 +116,7 @@ def meets_bound(second: float, bound: float) -> bool:
 
 
 def spectrum(matrix: sparse.csr_array) -> tuple[float, float, float]:
-    """sigma1 and sigma2 of B, and sigma2 of D_L^-1/2 B D_R^-1/2, of a graph without isolated ones.
+    """sigma1 and sigma2 of B, and sigma2 of D_L^-1/2 B D_R^-1/2. No vertex may be isolated.
 
     The top singular value of the normalised matrix is one, with known vectors, the square roots of
     the degrees; for a biregular graph one eigenproblem therefore gives all three.
@@ -152,8 +151,8 @@ def imdb(matrix: sparse.csr_array) -> float | None:
     degrees = np.diff(matrix.indptr)
     differences = []
     for degree in np.flatnonzero(np.bincount(degrees) >= 3):
-        part = _without_isolated(matrix[degrees == degree])
-        differences.append(ramanujan_bound(part) - spectrum(part)[1])
+        subgraph = _without_isolated(matrix[degrees == degree])
+        differences.append(ramanujan_bound(subgraph) - spectrum(subgraph)[1])
     return float(np.mean(differences)) if differences else None
 
 

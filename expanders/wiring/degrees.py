@@ -11,16 +11,14 @@ is one such function and one file in `conf/degree/`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from expanders.errors import SettingError
-from expanders.graphs.edges import IntArray
+from expanders.graphs.edges import GraphModel as GraphModel
 from expanders.graphs.simple import draws_from_input, random, xnet
-
-GraphModel = Callable[..., IntArray]
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def _counted_side(layer: LayerShape, graph: GraphModel, budget: str) -> int:
     if budget == "paper" and model is random:
         return layer.num_left
     if budget == "paper" and model is xnet:
-        side = graph.keywords.get("side", "input") if isinstance(graph, partial) else "input"
+        side: Any = graph.keywords.get("side", "input") if isinstance(graph, partial) else "input"
         from_input = draws_from_input(layer.num_left, layer.num_right, side)
         return layer.num_left if from_input else layer.num_right
     return max(layer.num_left, layer.num_right)

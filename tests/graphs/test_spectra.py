@@ -83,7 +83,7 @@ def as_networkx(edges):
     return nx.Graph((("left", i), ("right", j)) for i, j in edges.T.tolist())
 
 
-@pytest.mark.parametrize("dense_size", [128, 1])  # all eigenvalues, Lanczos
+@pytest.mark.parametrize("dense_size", [128, 1])  # all eigenvalues, iterations
 @settings(max_examples=60, deadline=None)
 @given(graph=random_graphs())
 @example(graph=(np.array([[0, 1, 0, 1], [1, 1, 3, 3]]), 2, 4))  # sigma2 is exactly zero
@@ -112,13 +112,21 @@ def test_measures_agree_with_dense_svd_and_networkx(graph, dense_size):
 
 
 @pytest.mark.parametrize(("shape", "num_edges"), [((200, 300), 900), ((300, 180), 5000)])
-@pytest.mark.parametrize("model", [graphs.rreg, graphs.random])
-def test_lanczos_on_large_graphs(model, shape, num_edges):
-    edges = model(*shape, num_edges, np.random.default_rng(0))
+@pytest.mark.parametrize("name", ["rreg", "random", "blocks", "circulant"])
+def test_iterations_on_large_graphs_agree_with_dense_svd(name, shape, num_edges):
+    edges = getattr(graphs, name)(*shape, num_edges, np.random.default_rng(0))
     dense = spectra.biadjacency(edges, *shape).toarray()
     values = spectra.measure(edges, *shape)
     expected = np.linalg.svd(dense, compute_uv=False)[:2]
-    np.testing.assert_allclose([values["sigma1"], values["sigma2"]], expected, rtol=1e-9)
+    np.testing.assert_allclose([values["sigma1"], values["sigma2"]], expected, rtol=1e-12)
+    assert spectra.measure(edges, *shape) == values
+
+
+def test_a_large_complete_graph_beside_isolated_vertices_has_no_second_singular_value():
+    edges = graphs.dense(150, 200, 1, np.random.default_rng(0))
+    values = spectra.measure(edges, 160, 200)
+    assert values["sigma1"] == pytest.approx(30000**0.5, rel=1e-12)
+    assert (values["sigma2"], values["normalised_gap"]) == (0, 1)
 
 
 def expansion_by_exhaustion(edges, num_left):
@@ -134,7 +142,7 @@ def expansion_by_exhaustion(edges, num_left):
 @given(graph=random_graphs(largest=10))
 def test_expansion_interval_holds_the_true_minimum(graph):
     edges, num_left, _ = graph
-    values = spectra.measure(*graph, level="full")
+    values = spectra.measure(*graph, measures="full")
     truth = expansion_by_exhaustion(edges, num_left)
     assert values["expansion_lower"] <= truth + 1e-12
     assert values["expansion_upper"] >= truth - 1e-12
@@ -142,7 +150,7 @@ def test_expansion_interval_holds_the_true_minimum(graph):
 
 def test_tanners_bound_as_published():
     edges = incidence(FANO, 7)
-    values = spectra.measure(edges, 7, 7, level="full")
+    values = spectra.measure(edges, 7, 7, measures="full")
     size = 3
     tanner = 9 * size / (2 + (9 - 2) * size / 7)  # of |N(S)|, for the sets of three points
     assert values["expansion_lower"] == pytest.approx(np.ceil(tanner) / size)
@@ -151,7 +159,7 @@ def test_tanners_bound_as_published():
 
 def test_greedy_search_finds_a_component():
     edges = HEXAGONS
-    assert spectra.measure(edges, 6, 6, level="full")["expansion_upper"] == 1
+    assert spectra.measure(edges, 6, 6, measures="full")["expansion_upper"] == 1
     assert spectra.measure(edges, 6, 6)["expansion_lower"] == 1
 
 
@@ -181,7 +189,7 @@ def test_isolated_vertices_are_counted_apart():
 
 
 def test_a_graph_without_edges_has_counts_only():
-    values = spectra.measure(np.zeros((2, 0), dtype=np.int64), 3, 4, level="full")
+    values = spectra.measure(np.zeros((2, 0), dtype=np.int64), 3, 4, measures="full")
     assert (values["unused_inputs"], values["dead_outputs"], values["edges"]) == (3, 4, 0)
     assert "sigma2" not in values
 
@@ -201,9 +209,9 @@ def test_summary_of_a_network():
     assert spectra.summary([])["normalised_gap_mean"] is None
 
 
-def test_unknown_level_is_named():
+def test_an_unknown_choice_of_measures_is_named():
     with pytest.raises(SettingError, match="measures=all: choose default or full"):
-        spectra.measure(incidence(FANO, 7), 7, 7, level="all")
+        spectra.measure(incidence(FANO, 7), 7, 7, measures="all")
 
 
 def test_measures_are_equal_in_every_process():
