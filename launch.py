@@ -7,13 +7,9 @@ python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
 import logging
 import os
 import re
-import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -23,14 +19,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from expanders.errors import DivergedError, SettingError
-from expanders.files import write_json
-from expanders.runs import folders
-from expanders.runs.settings import Config, Node, checked
-from hydra_plugins.expanders_sweeper.naming import cell_of, definition_of, label_of, resolved
-
-if TYPE_CHECKING:  # PyTorch takes seconds to import; --help and --cfg do without it
-    from expanders.runs.run import Run
-    from expanders.training.processes import Team
+from expanders.runs.settings import Node
+from hydra_plugins.expanders_sweeper.naming import resolved
 
 log = logging.getLogger(__name__)
 
@@ -39,166 +29,21 @@ _USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseExcept
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
-def run(cfg: DictConfig, folder: Path, choices: Mapping[str, str], turn: int = 0) -> Node:
-    """Build what the configuration describes, train it, and return its summary.
-
-    `turn` is the run's number in a sweep. A run that finished in `folder` before is not run again;
-    one that was cut off continues.
-    """
-    plain = resolved(cfg)
-    config = checked(plain)
-    definition = definition_of(plain, choices)
-    if config.dry_run:
-        log.info("%-9s  %s", folders.state(folder), folder)
-        folders.forget_if_unused(folder)
-        return {}
-    from expanders.training import processes
-    from expanders.training.device import choose_device
-
-    if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, wait_to_be_killed)
-    rank = processes.local_rank()
-    turn = turn if rank is None else rank
-    team = processes.join(choose_device(config.device, turn))
-    if not team.is_writer:
-        logging.disable(logging.WARNING)
-        team.wait()  # for the writer, who sees to the folder
-        if folders.state(folder) != folders.State.DONE:
-            prepare(config, definition, folder, turn, team).follow()
-        return {}
-    with folders.locked(folder) as requeued:
-        if config.restart and not requeued:
-            folders.clear(folder)
-        folders.check_unchanged(folder, definition)
-        if folders.state(folder) == folders.State.DONE:
-            log.info("Finished before, in %s; restart=true trains again.", folder)
-            team.wait()
-            return folders.summary(folder)
-        try:
-            (folder / "failure.json").unlink(missing_ok=True)
-            write_json(folder / "config.json", definition)
-            team.wait()
-            return prepare(config, definition, folder, turn, team).execute()
-        except Exception as error:
-            folders.mark_failed(folder, error)
-            raise
-
-
-def wait_to_be_killed(signum: int, frame: object) -> None:
-    """Do nothing more, after the SIGTERM that Slurm sends to all processes of a job it will end.
-
-    Submitit would have training go on, but without W&B's process, which ends at once. The run would
-    fail, and the job have a result, which is then not one that goes back to the queue.
-    """
-    log.warning("Slurm ends this job; the run can go on from its last checkpoint")
-    while True:
-        signal.pause()
-
-
-def prepare(config: Config, definition: Node, folder: Path, turn: int, team: "Team") -> "Run":
-    """Everything that one run needs. What is quick to check comes before what takes time."""
-    import torch
-
-    from expanders import data
-    from expanders.runs import checkpoint, tracking
-    from expanders.runs.run import Run
-    from expanders.seeds import stream
-    from expanders.training import device as devices
-    from expanders.training.settings import Settings
-    from expanders.training.trainer import Trainer
-    from expanders.wiring import connectivity
-    from expanders.wiring.initialization import initialize
-    from expanders.wiring.wire import sparsify
-
-    build = partial(hydra.utils.instantiate, _convert_="all")
-    device = devices.choose_device(config.device, turn)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    names = [field.name for field in fields(Settings)]
-    how = Settings(**{name: getattr(config, name) for name in names})
-    if how.batch_size < team.size:
-        remedy = f"must be at least the number of processes, {team.size}"
-        raise SettingError("batch_size", how.batch_size, remedy)
-    devices.set_arithmetic(how.precision, device)
-    devices.keep_freed_memory()
-    source = build(config.dataset["source"])
-    transform = build(config.dataset["transform"])
-
-    network, skip = without(config.model, "skip")
-    wiring, measures = without(config.graph, "measures")
-    target = network.pop("_target_")
-    blueprint = checkpoint.Blueprint(target, network | {"num_classes": source.num_classes})
-    model = blueprint.build()
-    initialize(model, config.stream_seed("init"))
-    report = sparsify(
-        model,
-        build(wiring),
-        build(config.degree),
-        config.stream_seed("graph"),
-        skip=skip,
-        fan=config.init["fan"],
-        measures=measures,
-        execution=config.execution,
-    )
-    if config.checkpoint is not None:
-        weights = checkpoint.read(config.checkpoint)
-        checkpoint.load_state(model, weights["state"], config.checkpoint)
-    try:
-        optimizer = build(config.optimizer)(model.parameters())
-    except ValueError as error:  # the framework's own checks, such as a negative momentum
-        raise SettingError("optimizer", config.optimizer["_target_"], str(error)) from None
-    schedule = build(config.schedule)(optimizer)
-
-    data_seed = config.stream_seed("data")
-    images, test = source.load()
-    inputs = transform.eval(test.pixels[:1])
-    try:
-        report = replace(report, network=connectivity.measure(model, tuple(inputs.shape[1:])))
-    except RuntimeError as error:
-        size = "x".join(str(side) for side in inputs.shape[2:])
-        remedy = f"the model takes no images of {size} pixels ({error}); choose another size"
-        raise SettingError("dataset.transform.crop", transform.crop, remedy) from None
-    model.to(device)
-    train_part, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
-    trainer = Trainer(
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        train=train_part.to(device),
-        val=val.to(device),
-        transform=transform,
-        settings=how,
-        seed=data_seed,
-        team=team,
-    )
-    wandb = tracking.WandbSettings(**config.wandb).named(
-        label_of(definition), config.seed, cell_of(definition)
-    )
-    return Run(
-        folder=folder,
-        config=definition,
-        blueprint=blueprint,
-        report=report,
-        trainer=trainer,
-        test=test.to(device),
-        wandb=wandb,
-        checkpoint_minutes=config.checkpoint_minutes,
-    )
-
-
-def without(node: Node, key: str) -> tuple[Node, Any]:
-    """A group's settings without the one that is not for its function, and that one."""
-    return {name: value for name, value in node.items() if name != key}, node[key]
-
-
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def task(cfg: DictConfig) -> Node:
     """One run of Hydra's: a single one, or a cell of a sweep."""
+    from expanders.runs.build import run
+
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode == RunMode.RUN
-    turn = 0 if alone else hydra_cfg.job.num
     try:
-        return run(cfg, Path(hydra_cfg.runtime.output_dir), hydra_cfg.runtime.choices, turn)
+        return run(
+            resolved(cfg),
+            hydra_cfg.runtime.choices,
+            Path(hydra_cfg.runtime.output_dir),
+            instantiate=partial(hydra.utils.instantiate, _convert_="all"),
+            turn=0 if alone else hydra_cfg.job.num,
+        )
     except _USER_ERRORS as error:
         if alone:
             sys.exit(one_line(error))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from expanders.errors import SettingError
-from expanders.runs.checks import check_arguments
+from expanders.runs.settings import check_arguments
 
 
 def function(

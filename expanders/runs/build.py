@@ -1,0 +1,239 @@
+"""Build what a configuration describes, and run it.
+
+The groups of a configuration are nodes in plain containers: `_target_` names a function, the other
+keys are its arguments, and `_partial_: true` leaves some of them to be given later. The function
+that turns a node into an object is given by the caller (the launcher gives Hydra's, which refuses
+functions such as `os.system`), and it is used for every node alike.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from expanders.errors import SettingError
+from expanders.files import write_json
+from expanders.runs import folders
+from expanders.runs.identity import cell_of, definition_of, label_of
+from expanders.runs.settings import Config, Node, checked
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do without it
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from expanders.runs.checkpoint import Blueprint
+    from expanders.runs.run import Run
+    from expanders.training.processes import Team
+    from expanders.wiring.layer_report import Report
+
+log = logging.getLogger(__name__)
+
+Instantiate = Callable[[Node], Any]
+"""From a node to what its function returns."""
+
+
+def run(
+    plain: Node,
+    choices: Mapping[str, str],
+    folder: Path,
+    instantiate: Instantiate,
+    turn: int = 0,
+) -> Node:
+    """Build what the settings describe, train it, and return its summary.
+
+    A run that finished in `folder` before is not run again; one that was cut off continues.
+
+    Args:
+        plain: all settings, in plain containers.
+        choices: the chosen option of every group.
+        folder: of the run; it exists.
+        instantiate: builds what a node describes.
+        turn: the run's number in a sweep.
+    """
+    config = checked(plain)
+    definition = definition_of(plain, choices)
+    if config.dry_run:
+        log.info("%-9s  %s", folders.state(folder), folder)
+        folders.forget_if_unused(folder)
+        return {}
+    from expanders.training import processes
+    from expanders.training.device import choose_device
+
+    if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, wait_to_be_killed)
+    rank = processes.local_rank()
+    turn = turn if rank is None else rank
+    team = processes.join(choose_device(config.device, turn))
+
+    def ready() -> "Run":
+        return prepare(config, definition, folder, turn, team, instantiate)
+
+    if team.is_writer:
+        return _write(config, definition, folder, team, ready)
+    logging.disable(logging.WARNING)
+    team.wait()  # for the writer, who sees to the folder
+    if folders.state(folder) != folders.State.DONE:
+        ready().follow()
+    return {}
+
+
+def _write(
+    config: Config, definition: Node, folder: Path, team: "Team", ready: Callable[[], "Run"]
+) -> Node:
+    """The part of the process that writes into the folder, which no other may meanwhile."""
+    with folders.locked(folder) as requeued:
+        if config.restart and not requeued:
+            folders.clear(folder)
+        folders.check_unchanged(folder, definition)
+        if folders.state(folder) == folders.State.DONE:
+            log.info("Finished before, in %s; restart=true trains again.", folder)
+            team.wait()
+            return folders.summary(folder)
+        try:
+            (folder / "failure.json").unlink(missing_ok=True)
+            write_json(folder / "config.json", definition)
+            team.wait()
+            return ready().execute()
+        except Exception as error:
+            folders.mark_failed(folder, error)
+            raise
+
+
+def wait_to_be_killed(signum: int, frame: object) -> None:
+    """Do nothing more, after the SIGTERM that Slurm sends to all processes of a job it will end.
+
+    Submitit would have training go on, but without W&B's process, which ends at once. The run would
+    fail, and the job have a result, which is then not one that goes back to the queue.
+    """
+    log.warning("Slurm ends this job; the run can go on from its last checkpoint")
+    while True:
+        signal.pause()
+
+
+def prepare(
+    config: Config,
+    definition: Node,
+    folder: Path,
+    turn: int,
+    team: "Team",
+    instantiate: Instantiate,
+) -> "Run":
+    """Everything that one run needs. What is quick to check comes before what takes time."""
+    import torch
+
+    from expanders import data
+    from expanders.runs import tracking
+    from expanders.runs.run import Run
+    from expanders.seeds import stream
+    from expanders.training import device as devices
+    from expanders.training.settings import Settings
+    from expanders.training.trainer import Trainer
+
+    device = devices.choose_device(config.device, turn)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    how = Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
+    if how.batch_size < team.size:
+        remedy = f"must be at least the number of processes, {team.size}"
+        raise SettingError("batch_size", how.batch_size, remedy)
+    devices.set_arithmetic(how.precision, device)
+    devices.keep_freed_memory()
+
+    source = instantiate(config.dataset["source"])
+    transform = instantiate(config.dataset["transform"])
+    blueprint, model, report = network(config, source.num_classes, instantiate)
+    optimizer, schedule = optimization(config, model, instantiate)
+    images, test = source.load()
+    report = with_connectivity(report, model, transform, test.pixels[:1])
+    model.to(device)
+    data_seed = config.stream_seed("data")
+    train, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        train=train.to(device),
+        val=val.to(device),
+        transform=transform,
+        settings=how,
+        seed=data_seed,
+        team=team,
+    )
+    wandb = tracking.WandbSettings(**config.wandb)
+    return Run(
+        folder=folder,
+        config=definition,
+        blueprint=blueprint,
+        report=report,
+        trainer=trainer,
+        test=test.to(device),
+        wandb=wandb.named(label_of(definition), config.seed, cell_of(definition)),
+        checkpoint_minutes=config.checkpoint_minutes,
+    )
+
+
+def network(
+    config: Config, num_classes: int, instantiate: Instantiate
+) -> tuple["Blueprint", "nn.Module", "Report"]:
+    """The network, initialized and wired; how its dense twin is built; the report of its layers."""
+    from torch import nn
+
+    from expanders.runs import checkpoint
+    from expanders.wiring.initialization import initialize
+    from expanders.wiring.wire import sparsify
+
+    node, skip = without(config.model, "skip")
+    node["num_classes"] = num_classes
+    model = instantiate(node)
+    if not isinstance(model, nn.Module):
+        raise SettingError("model._target_", node["_target_"], "must return a torch.nn.Module")
+    blueprint = checkpoint.Blueprint(node.pop("_target_"), node)
+    initialize(model, config.stream_seed("init"))
+    graph, measures = without(config.graph, "measures")
+    report = sparsify(
+        model,
+        instantiate(graph),
+        instantiate(config.degree),
+        config.stream_seed("graph"),
+        skip=skip,
+        fan=config.init["fan"],
+        measures=measures,
+        execution=config.execution,
+    )
+    if config.checkpoint is not None:
+        weights = checkpoint.read(config.checkpoint)
+        checkpoint.load_state(model, weights["state"], config.checkpoint)
+    return blueprint, model, report
+
+
+def optimization(
+    config: Config, model: "nn.Module", instantiate: Instantiate
+) -> tuple["Optimizer", "LRScheduler"]:
+    """The optimizer of a network's parameters, and the schedule of its rate."""
+    try:
+        optimizer = instantiate(config.optimizer)(model.parameters())
+    except ValueError as error:  # the framework's own checks, such as a negative momentum
+        raise SettingError("optimizer", config.optimizer["_target_"], str(error)) from None
+    return optimizer, instantiate(config.schedule)(optimizer)
+
+
+def with_connectivity(report: "Report", model: "nn.Module", transform: Any, image: Any) -> "Report":
+    """The report, and what one image shows of how the layers hang together."""
+    from expanders.wiring import connectivity
+
+    inputs = transform.eval(image)
+    try:
+        return replace(report, network=connectivity.measure(model, tuple(inputs.shape[1:])))
+    except RuntimeError as error:
+        size = "x".join(str(side) for side in inputs.shape[2:])
+        remedy = f"the model takes no images of {size} pixels ({error}); choose another size"
+        raise SettingError("dataset.transform.crop", transform.crop, remedy) from None
+
+
+def without(node: Node, key: str) -> tuple[Node, Any]:
+    """A group's settings without the one that is not for its function, and that one."""
+    return {name: value for name, value in node.items() if name != key}, node[key]
