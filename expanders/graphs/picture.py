@@ -1,63 +1,90 @@
-"""Pictures of graph models: the biadjacency matrix, and the histogram of singular values."""
+"""A picture of graphs: their biadjacency matrices, and their singular values below.
 
-from pathlib import Path
+    from expanders.graphs.picture import Panel, figure
+
+    figure([Panel("rreg", edges, num_left, num_right)]).savefig("graph.png")
+
+Needs matplotlib (the extra `plot`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from expanders.errors import SettingError
 from expanders.graphs import spectra
-from expanders.graphs.edges import FloatArray, GraphModel
-from expanders.seeds import stream
-from expanders.wiring.degrees import LayerShape
+from expanders.graphs.edges import IntArray
 
-SEEDS = 10  # graphs in a histogram
+CELLS = 128  # a matrix is drawn with at most as many cells a side, several vertices in each
+FIRST, GOOD, BAD = "0.5", "C0", "C3"
 
 
-def save(path: Path, models: dict[str, GraphModel], layer: LayerShape, num_edges: int) -> None:
-    """Save a picture with one row per model: one graph, and the spectrum of ten.
+class Panel(NamedTuple):
+    """One graph of the picture, and the text above it."""
 
-    Dashed lines mark the edges of the bulk of a random biregular graph with these mean degrees,
-    |sqrt(dL - 1) - sqrt(dR - 1)| and the Ramanujan bound sqrt(dL - 1) + sqrt(dR - 1) (Godsil and
-    Mohar, 1988; the Marchenko-Pastur law of sparse regular matrices); a dotted line marks
-    sqrt(dL dR), the first singular value of a biregular graph. What lies between the bound and the
-    first singular value is lost expansion. Raises `SettingError` without matplotlib, or where the
-    file cannot be written.
+    title: str
+    edges: IntArray
+    num_left: int
+    num_right: int
+
+
+def figure(panels: Sequence[Panel]) -> Figure:
+    """A column for each graph: its biadjacency matrix, and its singular values in falling order.
+
+    Red stripes in the matrix are channels without any edge. A dashed line in the spectrum marks the
+    Ramanujan bound, sqrt(mean dL - 1) + sqrt(mean dR - 1). The first singular value, in grey, says
+    how many edges there are; the further all others stay below the bound, the better the graph
+    expands. Those above it are red.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        remedy = "pictures need matplotlib: python -m pip install matplotlib"
-        raise SettingError("save", path, remedy) from None
-    drawn = {spec: _draw(model, layer, num_edges) for spec, model in models.items()}
-    sigmas = {spec: np.linalg.svd(each, compute_uv=False).ravel() for spec, each in drawn.items()}
-    largest = max(values.max() for values in sigmas.values())
-    degrees = num_edges / layer.num_left, num_edges / layer.num_right
-    roots = np.sqrt(np.maximum(np.subtract(degrees, 1), 0))
-    figure = Figure(figsize=(9, 1 + 2.2 * len(models)), layout="constrained")
-    rows = figure.subplots(len(models), 2, width_ratios=(1, 2), squeeze=False)
-    for (matrix, histogram), spec in zip(rows, models, strict=True):
-        matrix.imshow(drawn[spec][0].T, cmap="Greys", interpolation="nearest", aspect="auto")
-        matrix.set(ylabel="output", title=spec)
-        histogram.hist(sigmas[spec], bins=np.linspace(0, 1.02 * largest, 150), color="C0")
-        histogram.set_yscale("log")  # the few largest values matter
-        histogram.set(ylim=(0.7, None), ylabel=f"count in {SEEDS} graphs")
-        for edge in (abs(roots[0] - roots[1]), roots.sum()):
-            bulk = histogram.axvline(edge, color="black", linestyle="--")
-        first = histogram.axvline(np.sqrt(np.prod(degrees)), color="C3", linestyle=":")
-    rows[-1, 0].set_xlabel("input")
-    rows[-1, 1].set_xlabel("singular value")
-    figure.suptitle(f"{layer.name}, {num_edges} edges")
-    labels = ["edges of the bulk of a random biregular graph", "first value of a biregular graph"]
-    figure.legend([bulk, first], labels, loc="outside lower right", ncols=2)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise SettingError("save", path, f"cannot write the picture: {error}") from None
+    picture = Figure(figsize=(2.5 * len(panels), 4.6), layout="constrained")
+    rows = picture.subplots(2, len(panels), squeeze=False, height_ratios=(1.15, 1))
+    for (upper, lower), panel in zip(rows.T, panels, strict=True):
+        _draw_matrix(upper, panel)
+        _draw_spectrum(lower, panel)
+    top = max(lower.get_ylim()[1] for lower in rows[1])
+    for lower in rows[1]:
+        lower.set_ylim(0, top)
+    rows[0, 0].set_ylabel("output channels")
+    rows[1, 0].set_ylabel("singular values")
+    return picture
 
 
-def _draw(model: GraphModel, layer: LayerShape, num_edges: int) -> FloatArray:
-    """The biadjacency matrices of SEEDS graphs, stacked."""
-    shape = layer.num_left, layer.num_right
-    rngs = [stream(seed, "graph", layer.name) for seed in range(SEEDS)]
-    edges = [model(*shape, num_edges, rng) for rng in rngs]
-    return np.stack([spectra.biadjacency(each, *shape).toarray() for each in edges])
+def _draw_matrix(axes: Axes, panel: Panel) -> None:
+    """Outputs from top to bottom, inputs from left to right; the more edges, the darker."""
+    left, right = panel.edges
+    width, height = panel.num_left, panel.num_right
+    bins, ranges = (min(height, CELLS), min(width, CELLS)), ((0, height), (0, width))
+    cells, _, _ = np.histogram2d(right, left, bins, ranges)
+    extent = (0, width, height, 0)
+    axes.imshow(cells, cmap="Greys", vmin=0, interpolation="nearest", aspect="auto", extent=extent)
+    unused = np.setdiff1d(np.arange(width), left)
+    dead = np.setdiff1d(np.arange(height), right)
+    axes.bar(unused, height, width=1, align="edge", color=BAD, alpha=0.25)
+    axes.barh(dead, width, height=1, align="edge", color=BAD, alpha=0.25)
+    axes.set(title=panel.title, xlabel="input channels", xticks=[], yticks=[])
+    axes.set(xlim=(0, width), ylim=(height, 0))
+
+
+def _draw_spectrum(axes: Axes, panel: Panel) -> None:
+    """The singular values by rank, with what `spectra.measure` says of them."""
+    axes.set(xticks=[])
+    if not panel.edges.size:
+        return
+    graph = panel.edges, panel.num_left, panel.num_right
+    measures: Any = spectra.measure(*graph)
+    values = np.linalg.svd(spectra.biadjacency(*graph).toarray(), compute_uv=False)
+    axes.set(ylim=(0, 1.15 * values[0]))
+    bound = measures["ramanujan_bound"]
+    colors = [GOOD if spectra.meets_bound(value, bound) else BAD for value in values]
+    axes.scatter(np.arange(values.size), values, s=9, color=[FIRST, *colors[1:]])
+    axes.axhline(bound, color="black", linestyle="--", linewidth=1)
+    place: dict[str, Any] = {"xy": (0.96, bound), "xycoords": ("axes fraction", "data")}
+    axes.annotate("Ramanujan bound", ha="right", va="bottom", fontsize="small", **place)
+    connected = measures["components"] == 1
+    text = f"σ2 / bound = {measures['ramanujan_ratio'] or 0:.2f}\n"
+    text += "connected" if connected else f"{measures['components']} components"
+    place = {"xy": (0.96, 0.95), "xycoords": "axes fraction"}
+    color = GOOD if measures["ramanujan"] else BAD
+    axes.annotate(text, ha="right", va="top", color=color, **place)
