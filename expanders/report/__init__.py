@@ -2,8 +2,9 @@
 
 python -m expanders.report RUNS_DIR
 
-read         run folders, whole and broken     figures   pictures, with matplotlib
-grid         runs arranged in tables           tables    tables as HTML, Markdown and CSV
-statistics   means, differences, variances     page      the page and its Markdown twin
-conclusions  what these allow to say
+run_records  run folders, whole and damaged    measures   what is shown beside accuracy
+places       settings, cut into what they are  grid       runs arranged in tables
+statistics   means, differences, slopes        comparisons  what these allow to say
+tables       tables as text    csv_files       figures, panels  pictures, with matplotlib
+content      the sections      page, templates     the page and its Markdown twin
 """

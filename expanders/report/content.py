@@ -3,46 +3,64 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from expanders.report import conclusions, figures, tables
-from expanders.report.grid import Table
-from expanders.report.page import Part, Section
-from expanders.report.read import Run, Skipped
+from expanders.report import figures, tables
+from expanders.report.comparisons import Comparison, Split, compare, in_short, split
+from expanders.report.grid import Arm, Column, Table
+from expanders.report.page import Block, Section
+from expanders.report.run_records import RunRecord, Skipped, printable
+from expanders.report.statistics import describe
 
 _STATES = ("finished", "failed", "unfinished", "missing")
+_MANY = 12  # comparisons that are shown without being asked for
 
-_METHODS = (
+_ACCURACIES = (
     "Accuracies are those on the test images, of the epoch with the best validation accuracy, in "
-    "percent. Tables show the mean over the finished runs of a cell ± their sample standard "
-    "deviation (n − 1 below), then n, then the live parameters of the whole network and their "
-    "share of the dense twin's. Bold is the highest mean of a column among the sparse networks, "
-    "whether the difference means anything or not: that is what the comparisons are for. Where "
-    "graphs and starts (init and data order) were seeded apart, runs of a cell share seeds and are "
-    "not independent; the split of their variance then says more than the ±.",
-    "A cell holds the runs that differ in their seeds only. Two graph models are compared over "
-    "pairs of runs with the same seeds, so with the same initial weights (before pruning), "
-    "validation part, order of images and augmentation: what such a pair shares cancels. The "
-    "interval is Student's for the mean of the paired differences (mean ± t s / √n, n − 1 degrees "
-    "of freedom). It takes the differences for independent and normally distributed, which a "
+    "percent: the mean over the finished runs of a cell ± their sample standard deviation, and n, "
+    "the number of these runs. A cell holds the runs that differ in their seeds only. Bold is the "
+    "highest mean of a column, the dense twin aside, whether the difference means anything or not: "
+    "that is what the comparisons are for. An accuracy leads to the list of its runs.",
+    "FLOPs are those of one image and a forward pass, two for a multiply-add. Seconds, speed and "
+    "memory are those of the machine that trained; runs that shared it are slower.",
+)
+_COMPARISONS = (
+    "Two arms are compared over pairs of runs with the same seeds, so with the same initial "
+    "weights (before pruning), validation images, order of images and augmentation: what such a "
+    "pair shares cancels. The interval is Student's for the mean of the paired differences, "
+    "uncorrected. It takes the differences for independent and normally distributed, which a "
     "handful of seeds cannot check. Where graphs, init or data order were seeded apart, pairs "
-    "share seeds and are not independent: the differences are averaged over the graph seeds, over "
-    "the init seeds and over the data seeds, and the widest of the three intervals is given, with "
-    "the number of its averages.",
-    "p (Holm) is the p value of the paired t test, corrected for all comparisons of its table "
-    "after Holm (1979): at most 0.05 means that the difference would hardly arise by chance even "
-    "once among so many. An interval is not corrected. That two models cannot be told apart does "
-    "not show that they are equal: the interval says how far apart they may be.",
+    "share seeds: the differences are averaged over the seeds of each in turn, and the widest of "
+    "the intervals is given, with the number n of its averages.",
+    "An arm “is better” if p is at most 0.05. The p of a contrast that was declared in advance is "
+    "that of its own test; all other comparisons of a table are exploratory, and their p is "
+    "corrected for their number after Holm (1979). “A hint” holds alone, but not among so many. "
+    "“Cannot be told apart” does not show that two arms are equal: the interval says how far apart "
+    "they may be.",
+)
+_SLOPES = (
+    "A dial is a graph model of which three or more arms differ in one number. Its slope is that "
+    "of a line through the means of its arms, with an interval from Student's t with (arms − 2) "
+    "degrees of freedom: the runs of an arm share its kind of wiring, and are not independent "
+    "points (Donald and Lang, 2007). Most layers of some arms fall into several components. These "
+    "graphs all have the gap 0, so they are drawn hollow, and have no part in slopes along the gap."
+)
+_VARIANCES = (
     "Where several graph seeds each met the same several starts, the variance of a cell is split "
     "by a two-way analysis of variance with random effects and one run per combination: var rest "
     "= MS rest, var graph = (MS graph − MS rest) / number of starts, var start = (MS start − MS "
     "rest) / number of graphs, negative values taken as 0 (Searle, Casella and McCulloch, Variance "
-    "Components, 1992, chapter 4). The rest holds their interaction, and what a GPU adds.",
+    "Components, 1992, chapter 4). The rest holds their interaction, and what a GPU adds. The ± of "
+    "such a cell takes its runs for independent, and says less. That no effect is seen does not "
+    "prove that there is none."
+)
+_MEASURES = (
     "The normalised gap is 1 − σ2 of the normalised biadjacency matrix; the Ramanujan bound is "
     "√(dL − 1) + √(dR − 1) with the mean degrees. Both are means over the layers whose graph is "
-    "neither kept dense nor complete.",
+    "neither kept dense nor complete. Effective parameters lie on a path from input to output."
 )
 
 
@@ -50,95 +68,174 @@ _METHODS = (
 class Chapter:
     """One table with all that follows from it."""
 
+    title: str
     table: Table
-    comparisons: Sequence[conclusions.Comparison]
-    splits: Sequence[conclusions.Split]
-
-    @property
-    def title(self) -> str:
-        """The table's, with its settings."""
-        settings = f" ({self.table.settings})" if self.table.settings else ""
-        return f"{self.table.title}{settings}"
+    comparisons: Sequence[Comparison]
+    splits: Sequence[Split]
+    places: tables.Places
 
 
-def chapters_of(found: Sequence[Table]) -> list[Chapter]:
-    """One chapter per table."""
-    return [Chapter(each, conclusions.compare(each), conclusions.split(each)) for each in found]
+def chapters_of(found: Sequence[Table], contrasts: Collection[str] = ()) -> list[Chapter]:
+    """One chapter per table; `contrasts` were declared in advance."""
+    namesakes = Counter(table.title for table in found)
+    count: Counter[str] = Counter()
+    chapters = []
+    for index, table in enumerate(found, start=1):
+        count[table.title] += 1
+        number = f" ({count[table.title]} of {namesakes[table.title]})"
+        title = table.title + (number if namesakes[table.title] > 1 else "")
+        places = {
+            (arm, column): f"runs-{index}-{place}"
+            for place, (arm, column, cell) in enumerate(table.grid(), start=1)
+            if cell.runs
+        }
+        chapters.append(Chapter(title, table, compare(table, contrasts), split(table), places))
+    return chapters
 
 
 def sections_of(
-    found: Sequence[Chapter], runs: Sequence[Run], skipped: Sequence[Skipped], root: Path
+    chapters: Sequence[Chapter],
+    records: Sequence[RunRecord],
+    skipped: Sequence[Skipped],
+    root: Path,
+    out: Path,
 ) -> Iterator[Section]:
-    """All sections: an overview, one per table, what is not in them, and the methods.
+    """All sections: an overview, one per table, the runs, what is not used, and how to read it.
 
-    Folders are named as seen from `root`.
+    Folders are named as seen from `root`, and linked as seen from `out`.
     """
-    yield _overview(found, runs, skipped)
-    rows = list(dict.fromkeys(row for chapter in found for row in chapter.table.rows))
-    for index, chapter in enumerate(found, start=1):
-        yield _of_table(chapter, rows, f"{index:02}-{slug(chapter.title)}")
-    if unfinished := [run for run in runs if run.state != "finished"]:
+    yield _overview(chapters, records, skipped)
+    arms = list(dict.fromkeys(arm for chapter in chapters for arm in chapter.table.sparse))
+    drawn: set[str] = set()
+    for index, chapter in enumerate(chapters, start=1):
+        pictures = list(figures.pictures(chapter.table, arms, f"{index:02}-{_slug(chapter.title)}"))
+        drawn |= {picture.view for picture in pictures}
+        yield Section(chapter.title, list(_blocks(chapter, pictures)))
+    if unfinished := [record for record in records if record.state != "finished"]:
         yield _not_finished(unfinished, root)
     if skipped:
-        lines = [(os.path.relpath(each.path, root), each.reason) for each in skipped]
-        table = tables.plain(["folder", "reason"], lines)
-        yield Section("What was not used", [Part(table=table)])
-    yield Section("How to read this report", [Part(paragraphs=_METHODS)])
+        lines = [(_shown(each.path, root), each.reason) for each in skipped]
+        yield Section("What was not used", [Block(table=tables.plain(["path", "reason"], lines))])
+    links = {str(r.folder): (_shown(r.folder, root), _address(r.folder, out)) for r in records}
+    listed = [
+        Block(chapter.title, table=tables.runs(chapter.table, chapter.places, links))
+        for chapter in chapters
+    ]
+    yield Section("Runs", listed)
+    yield _how_to_read(chapters, drawn)
 
 
-def slug(text: str) -> str:
-    """Text as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
-
-
-def _overview(found: Sequence[Chapter], runs: Sequence[Run], skipped: Sequence[Skipped]) -> Section:
-    count: Counter[str] = Counter(run.state for run in runs)
+def _overview(
+    chapters: Sequence[Chapter], records: Sequence[RunRecord], skipped: Sequence[Skipped]
+) -> Section:
+    count: Counter[str] = Counter(record.state for record in records)
     states = [f"{count[state]} {state}" for state in _STATES if state in count]
-    text = f"{len(runs)} runs: {', '.join(states)}."
+    words = f"{len(records)} runs: {', '.join(states)}."
     if skipped:
-        text += f" {len(skipped)} folders were not used; the reasons stand near the end."
+        words += f" {len(skipped)} folders were not used; the reasons stand near the end."
     lines = []
-    for chapter in found:
-        cells = Counter(tables.status(cell) for cell in chapter.table.grid())
+    for chapter in chapters:
+        cells = Counter(tables.status(cell) for _, _, cell in chapter.table.grid())
         counts = [str(cells[state]) for state in _STATES]
         lines.append((chapter.title, str(cells.total()), *counts))
     table = tables.plain(["table", "cells", *_STATES], lines, "number")
-    return Section("Overview", [Part(paragraphs=[text], table=table)])
+    return Section("Overview", [Block(paragraphs=[words], table=table)])
 
 
-def _of_table(chapter: Chapter, rows: Sequence[str], prefix: str) -> Section:
-    parts = [Part(table=tables.accuracies(chapter.table))]
-    summary = [conclusions.summary(chapter.comparisons)]
-    if chapter.comparisons:
-        single = all(each.difference.n <= 1 for each in chapter.comparisons)
+def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[Block]:
+    table = chapter.table
+    paragraphs = [_thin(table, column) for column in table.columns]
+    if table.differs:
+        paragraphs.insert(0, f"What tells this table from its namesakes: {table.differs}.")
+    yield Block(
+        paragraphs=[*filter(None, paragraphs), in_short(chapter.comparisons)],
+        table=tables.accuracies(table, chapter.places),
+    )
+    if any(cell.finished for _, _, cell in table.grid()):
+        yield Block("Accuracy and what it costs", table=tables.side_by_side(table))
+    if (measured := tables.graph_measures(table)) is not None:
+        yield Block("The graphs", table=measured)
+    planned = [each for each in chapter.comparisons if each.planned]
+    explored = [each for each in chapter.comparisons if not each.planned]
+    if planned:
+        yield Block("Contrasts declared in advance", table=tables.comparisons(planned))
+    if explored:
+        single = all(each.difference and each.difference.n <= 1 for each in explored)
         show = tables.single_pairs if single else tables.comparisons
-        compared = show(chapter.comparisons)
-        parts.append(Part("Differences between graph models, in points", summary, compared))
-    else:
-        parts.append(Part("Differences between graph models", summary))
+        many = len(explored) > _MANY
+        heading = "Exploratory comparisons" + (f" ({len(explored)})" if many else "")
+        yield Block(heading, table=show(explored), folded=many)
     if chapter.splits:
         heading = "Variance from graphs and from starts"
-        parts.append(Part(heading, table=tables.splits(chapter.splits)))
-    shared = [chapter.table.shared]
-    parts.append(Part("Settings that all runs of this table share", shared))
-    drawn = list(figures.pictures(chapter.table, rows, prefix))
-    if drawn:
-        parts.append(Part("Pictures", pictures=drawn))
-    return Section(chapter.title, parts)
+        yield Block(heading, table=tables.splits(chapter.splits))
+    if pictures:
+        yield Block("Pictures", pictures=pictures)
+    yield Block("Settings that all runs of this table share", [table.shared], folded=True)
 
 
-def _not_finished(runs: Sequence[Run], root: Path) -> Section:
+def _thin(table: Table, column: Column) -> str:
+    """A sentence where the thin dense network is the best of a column; otherwise nothing."""
+    best = tables.highest(table, column)
+    thin = [arm for arm in best if arm.kind == "dense and thin"]
+    others = [a for a in table.sparse if a not in thin and table.cell(a, column).finished]
+    if not thin or not others:
+        return ""
+
+    def mean(arm: Arm) -> float:
+        return describe(list(table.cell(arm, column).accuracies.values())).mean
+
+    second = max(others, key=mean)
+    return (
+        f"At {column.label} the thin dense network wins: {tables.points(mean(thin[0]))} % with as "
+        f"many parameters, against {tables.points(mean(second))} % of {second.label}, the best "
+        "sparse one."
+    )
+
+
+def _not_finished(records: Sequence[RunRecord], root: Path) -> Section:
     lines = [
         (
-            os.path.relpath(run.folder, root),
-            run.state,
-            run.error if run.state == "failed" else tables.progress(run),
+            _shown(record.folder, root),
+            record.state,
+            record.error if record.state == "failed" else tables.progress(record),
         )
-        for run in runs
+        for record in records
     ]
-    text = (
+    words = (
         "Unfinished runs were cut off, or are still running. The command that started them "
         "continues them, and tries those again that failed."
     )
     table = tables.plain(["folder", "state", "reason, or how far it came"], lines)
-    return Section("Runs that did not finish", [Part(paragraphs=[text], table=table)])
+    return Section("Runs that did not finish", [Block(paragraphs=[words], table=table)])
+
+
+def _how_to_read(chapters: Sequence[Chapter], drawn: Collection[str]) -> Section:
+    """What is said of the whole report, and only of what it holds."""
+    paragraphs = list(_ACCURACIES)
+    if any(chapter.comparisons for chapter in chapters):
+        paragraphs += _COMPARISONS
+    if any(each.slope for chapter in chapters for each in chapter.comparisons):
+        paragraphs.append(_SLOPES)
+    if any(chapter.splits for chapter in chapters):
+        paragraphs.append(_VARIANCES)
+    paragraphs.append(_MEASURES)
+    if notes := [f"{figures.TITLES[view]}: {figures.NOTES[view]}" for view in figures.NOTES
+                 if view in drawn]:  # fmt: skip
+        paragraphs += notes
+    return Section("How to read this report", [Block(paragraphs=paragraphs)])
+
+
+def _slug(words: str) -> str:
+    """Text as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:60]
+
+
+def _shown(path: Path, root: Path) -> str:
+    """A path as seen from `root`, as text that any file can hold."""
+    relative = os.fsencode(os.path.relpath(path, root))
+    return printable(relative.decode(errors="backslashreplace"))
+
+
+def _address(folder: Path, out: Path) -> str:
+    """The relative address of a folder, for a page in `out`."""
+    return quote(os.fsencode(os.path.relpath(folder.resolve(), out.resolve()))) + "/"

@@ -1,10 +1,11 @@
 """The pictures of a table: accuracy against degree, parameters and expansion; training; layers."""
 
+import base64
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,81 +13,104 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
-from expanders.report.grid import Cell, Table
+from expanders.report.comparisons import along, dials
+from expanders.report.grid import TWIN, Arm, Cell, Column, Table
+from expanders.report.measures import AGAINST, LIVE, Measure
 from expanders.report.panels import RC, Style, add_legend, logarithmic, panels, styles
-from expanders.report.read import DENSE, Run, history, layers, number
-from expanders.report.statistics import describe
-from expanders.report.tables import parameters
+from expanders.report.run_records import RunRecord, number
+from expanders.report.statistics import describe, slope
 from expanders.training import metrics
 
 _ACCURACY = "test accuracy, %"
-_TWIN = "dense twin"
 _SAME_DENSITY = 1.02  # the largest step between densities that count as one
 _MARKS = 6  # markers on a training curve
-_METRICS = {
-    metrics.VAL_ACCURACY: ("validation accuracy, %", 100),
-    metrics.TRAIN_LOSS: ("training loss", 1),
+_THICKEST, _THINNEST = 4.5, 1.0  # points, of training curves
+_CURVES = {
+    "validation": (metrics.VAL_ACCURACY, "validation accuracy, %", 100),
+    "loss": (metrics.TRAIN_LOSS, "training loss", 1),
 }
 
-_CAPTIONS = {
-    "accuracy": "Test accuracy: mean ± standard deviation over seeds; small dots are the runs. "
-    "Graph models are drawn side by side.",
-    "parameters": "Test accuracy against the live parameters of the whole network: mean ± "
-    "standard deviation over seeds.",
-    "gap": "Test accuracy against the normalised spectral gap (mean over the layers); larger is "
-    "better expansion. One panel per density: in a panel the networks have about equally many "
-    "parameters, and differ in their wiring only. A point is a run.",
-    "bound": "Test accuracy against σ2 divided by the Ramanujan bound (mean over the layers): "
-    "graphs left of the dotted line meet the bound, and smaller is better expansion. Panels as "
-    "before.",
-    "validation": "Accuracy on the validation images while training: mean over seeds, and the "
-    "range from the lowest to the highest. Runs that did not finish are drawn only where there are "
-    "no others.",
-    "loss": "Training loss, drawn likewise.",
-    "layers": "Edges of each layer that the graph model wires, in the network's order, of one run. "
-    "Graph models with the same edge counts share a line.",
+TITLES = {
+    "accuracy": "Test accuracy",
+    "parameters": "Test accuracy against live parameters",
+    "gap": "Test accuracy against the normalised gap",
+    "bound": "Test accuracy against σ2 / Ramanujan bound",
+    "effective": "Test accuracy against effective parameters",
+    "validation": "Accuracy on the validation images while training",
+    "loss": "Training loss",
+    "layers": "Edges of each wired layer",
+}
+_PANELS = (
+    "a point is a run. One panel per density: in a panel the networks have about equally many "
+    "parameters, and differ in their wiring only. Lines are those of the slopes along dials"
+)
+NOTES = {
+    "accuracy": "mean ± standard deviation over seeds; small dots are the runs. Arms are drawn "
+    "side by side.",
+    "parameters": "of the whole network; means ± standard deviations. Arms of equal size are drawn "
+    "side by side.",
+    "gap": f"{_PANELS}. Larger is better expansion. Hollow: most layers are disconnected.",
+    "bound": "likewise; graphs left of the dotted line meet the bound, smaller is better.",
+    "effective": "likewise.",
+    "validation": "mean over seeds, and the range from the lowest to the highest. Runs that did "
+    "not finish are drawn only where there are no others. Thin lines lie over thick ones, so that "
+    "equal curves can be seen.",
+    "loss": "likewise.",
+    "layers": "in the network's order, of one run. Arms with equal counts share a line.",
 }
 
 
 class Picture(NamedTuple):
-    """A picture as files: its name without a suffix, what it shows, what to read beside it."""
+    """A picture as files: its name without a suffix, and what it shows."""
 
     name: str
     view: str
-    caption: str
     svg: bytes
     png: bytes
 
+    @property
+    def title(self) -> str:
+        """What a reader sees above it."""
+        return TITLES[self.view]
 
-def pictures(table: Table, rows: Sequence[str], prefix: str) -> Iterator[Picture]:
+    @property
+    def base64(self) -> str:
+        """The SVG for an image of its own: inline drawings would share their identifiers."""
+        return base64.b64encode(self.svg).decode()
+
+
+def pictures(table: Table, arms: Sequence[Arm], prefix: str) -> Iterator[Picture]:
     """All pictures that the runs of a table allow.
 
-    `rows` are the graph models of the whole page, so that each has one style on it; the names of
-    the pictures start with `prefix`.
+    `arms` are those of the whole page, so that each has one style on it; the names of the pictures
+    start with `prefix`.
     """
-    style = styles(rows)
+    style = styles([arm.label for arm in arms], TWIN.label)
     histories = {
-        run.folder: history(run)
-        for row in (*table.rows, DENSE)
-        for column in table.columns
-        for run in table.cell(row, column).runs.values()
+        str(record.folder): record.history()
+        for _, _, cell in table.grid()
+        for record in cell.runs.values()
     }
     views: dict[str, Callable[[], Figure | None]] = {
         "accuracy": lambda: by_column(table, style),
         "parameters": lambda: by_parameters(table, style),
-        "gap": lambda: by_measure(table, style, metrics.NORMALISED_GAP, "normalised gap"),
-        "bound": lambda: by_measure(table, style, metrics.RAMANUJAN_RATIO, "σ2 / bound"),
-        "validation": lambda: training(table, style, histories, metrics.VAL_ACCURACY),
-        "loss": lambda: training(table, style, histories, metrics.TRAIN_LOSS),
+        **{
+            view: lambda measure=measure: by_measure(table, style, measure)  # type: ignore[misc]
+            for view, measure in AGAINST.items()
+        },
+        **{
+            view: lambda curve=curve: training(table, style, histories, *curve)  # type: ignore[misc]
+            for view, curve in _CURVES.items()
+        },
         "layers": lambda: edges(table, style),
     }
     for view, draw in views.items():
-        with rc_context(RC):
+        with rc_context(RC), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
             figure = draw()
             if figure is not None:
-                add_legend(figure, [*rows, _TWIN])
-                name = f"{prefix}-{view}"
-                yield Picture(name, view, _CAPTIONS[view], *_saved(figure))
+                add_legend(figure, list(style))
+                yield Picture(f"{prefix}-{view}", view, *_saved(figure))
 
 
 def _saved(figure: Figure) -> tuple[bytes, bytes]:
@@ -103,18 +127,18 @@ def by_column(table: Table, style: dict[str, Style]) -> Figure | None:
     positions = [column.position for column in table.columns]
     by_ratio = by_degree and min(positions) > 0 and len(set(positions)) == len(positions)
     places = np.log2(positions) if by_ratio else np.arange(len(positions), dtype=float)
-    step = 0.5 * min(np.diff(places), default=1.0) / (len(table.rows) + 1)
+    step = 0.5 * min(np.diff(places), default=1.0) / (len(table.sparse) + 1)
     figure, (axes,) = panels([""], table.axis, _ACCURACY)
-    for index, row in enumerate(table.rows):
-        shift = step * (index - (len(table.rows) - 1) / 2)
-        cells = [table.cell(row, column) for column in table.columns]
-        _points(axes, list(zip(places + shift, cells, strict=True)), row, style[row])
+    for index, arm in enumerate(table.sparse):
+        shift = step * (index - (len(table.sparse) - 1) / 2)
+        cells = [table.cell(arm, column) for column in table.columns]
+        _points(axes, list(zip(places + shift, cells, strict=True)), arm.label, style[arm.label])
     if by_degree:
-        _level(axes, table.cell(DENSE, table.columns[0]), style[DENSE])
+        _level(axes, table.cell(TWIN, table.columns[0]), style[TWIN.label])
     else:
-        cells = [table.cell(DENSE, column) for column in table.columns]
-        wide = style[DENSE] | {"marker": "_", "markersize": 22, "linestyle": "None"}
-        _points(axes, list(zip(places, cells, strict=True)), _TWIN, wide)
+        cells = [table.cell(TWIN, column) for column in table.columns]
+        wide = style[TWIN.label] | {"marker": "_", "markersize": 22, "linestyle": "None"}
+        _points(axes, list(zip(places, cells, strict=True)), TWIN.label, wide)
     axes.set_xticks(places, [column.label.removeprefix("degree ") for column in table.columns])
     axes.set_xlim(places[0] - 2 * step - 0.1, places[-1] + 2 * step + 0.1)
     return figure if axes.has_data() else None
@@ -123,89 +147,114 @@ def by_column(table: Table, style: dict[str, Style]) -> Figure | None:
 def by_parameters(table: Table, style: dict[str, Style]) -> Figure | None:
     """Accuracy against live parameters; the dense twin as a line."""
     figure, (axes,) = panels([""], "live parameters", _ACCURACY)
-    for row in (*table.rows, DENSE):
-        cells = [table.cell(row, column) for column in table.columns]
-        known = [(size[0], cell) for cell in cells if (size := parameters(cell)) is not None]
-        if row != DENSE:
-            _points(axes, known, row, style[row])
+    sizes = {
+        (arm, column): size
+        for arm, column, cell in table.grid()
+        if (size := LIVE.mean(cell)) is not None and size > 0
+    }
+    sparse = [size for (arm, _), size in sizes.items() if not arm.is_twin]
+    apart = max(np.log(max(sparse) / min(sparse)), 0.1) / 100 if sparse else 0.0
+    for index, arm in enumerate(table.arms):
+        shift = np.exp(apart * (index - len(table.sparse) / 2))
+        known = [
+            (sizes[arm, column] * (1 if arm.is_twin else shift), table.cell(arm, column))
+            for column in table.columns
+            if (arm, column) in sizes
+        ]
+        if not arm.is_twin:
+            _points(axes, known, arm.label, style[arm.label])
         elif table.axis == "degree":
-            _level(axes, cells[0], style[DENSE])
+            _level(axes, table.cell(arm, table.columns[0]), style[arm.label])
         else:
-            _points(axes, known, _TWIN, style[DENSE] | {"marker": "."})
+            _points(axes, known, arm.label, style[arm.label] | {"marker": "."})
     logarithmic(axes, "x", EngFormatter(sep=""))
     return figure if axes.has_data() else None
 
 
-def by_measure(table: Table, style: dict[str, Style], key: str, label: str) -> Figure | None:
+def by_measure(table: Table, style: dict[str, Style], measure: Measure) -> Figure | None:
     """Accuracy against a measure of the graphs, one panel per column and density."""
-    groups = []
+    groups: list[tuple[Column, list[tuple[float, Arm, RunRecord]]]] = []
     for column in table.columns:
         runs = [
-            (run.density, row, run)
-            for row in table.rows
-            for run in table.cell(row, column).finished
-            if key in run.summary and run.density is not None
+            (record.density, arm, record)
+            for arm in table.sparse
+            for record in table.cell(arm, column).finished
+            if measure.value(record) is not None and record.density is not None
         ]
         groups += [(column, group) for group in _equally_dense(runs)]
     if not groups:
         return None
     titles = [f"{column.label}, density {100 * group[0][0]:.3g} %" for column, group in groups]
-    figure, every = panels(titles, label, _ACCURACY, sharey=False)
-    for axes, (_, group) in zip(every, groups, strict=True):
-        for row in table.rows:
-            runs_of_row = [run for _, name, run in group if name == row]
-            if runs_of_row:
-                x = [run.summary[key] for run in runs_of_row]
-                y = [100 * run.accuracy for run in runs_of_row]
-                axes.plot(x, y, **style[row] | {"linestyle": "None"}, label=row, alpha=0.85)
-        if key == metrics.RAMANUJAN_RATIO:
+    figure, every = panels(titles, measure.heading, _ACCURACY, sharey=False)
+    for axes, (column, group) in zip(every, groups, strict=True):
+        shown = list(dict.fromkeys(arm for _, arm, _ in group))
+        for arm in shown:
+            runs_of_arm = [record for _, other, record in group if other == arm]
+            x = np.array([measure.value(record) for record in runs_of_arm], dtype=float)
+            y = [100 * record.accuracy for record in runs_of_arm]
+            hollow = measure is AGAINST["gap"] and table.cell(arm, column).disconnected
+            look = style[arm.label] | {"linestyle": "None", "alpha": 0.85}
+            look |= {"fillstyle": "none"} if hollow else {}
+            axes.plot(x, y, **look, label=arm.label)
+        for arms in dials(table):
+            if set(arms) <= set(shown):
+                _line(axes, along(table, column, arms, measure))
+        if measure is AGAINST["bound"]:
             axes.axvline(1, color="black", linestyle=":", linewidth=1)
+        if measure is AGAINST["effective"]:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
 
 def training(
     table: Table,
     style: dict[str, Style],
-    histories: Mapping[Path, Sequence[Mapping[str, object]]],
+    histories: Mapping[str, Sequence[Mapping[str, Any]]],
     key: str,
+    label: str,
+    scale: float,
 ) -> Figure | None:
-    """A metric against the epoch, grouped by cell."""
-    name, scale = _METRICS[key]
-    figure, every = panels([column.label for column in table.columns], "epoch", name, whole=True)
+    """A metric against the epoch, grouped by cell; thin curves over thick ones."""
+    figure, every = panels([column.label for column in table.columns], "epoch", label, whole=True)
     for axes, column in zip(every, table.columns, strict=True):
-        for index, row in enumerate((*table.rows, DENSE)):
+        widths = np.linspace(_THICKEST, _THINNEST, len(table.arms))
+        for index, arm in enumerate(table.arms):
             epochs: dict[float, list[float]] = defaultdict(list)
-            cell = table.cell(row, column)
-            for run in cell.finished or cell.runs.values():
-                for each in histories[run.folder]:
-                    epoch, value = number(each.get(metrics.EPOCH)), number(each.get(key))
+            cell = table.cell(arm, column)
+            for record in cell.finished or cell.runs.values():
+                for row in histories[str(record.folder)]:
+                    epoch, value = number(row.get(metrics.EPOCH)), number(row.get(key))
                     if epoch is not None and value is not None:
                         epochs[epoch].append(scale * value)
             if epochs:
                 x = sorted(epochs)
-                every_few = max(1, len(x) // _MARKS)
-                marks = {"markevery": (index % every_few, every_few), "markersize": 4}
-                means = [describe(epochs[epoch]).mean for epoch in x]
-                axes.plot(x, means, **style[row] | marks, label=_TWIN if row == DENSE else row)
+                few = max(1, len(x) // _MARKS)
+                look = style[arm.label] | {
+                    "linewidth": widths[index],
+                    "markevery": (index % few, few),
+                    "markersize": 3 + 0.8 * widths[index],
+                    "fillstyle": "none",
+                }
+                axes.plot(x, [describe(epochs[e]).mean for e in x], **look, label=arm.label)
                 low, high = zip(*((min(epochs[e]), max(epochs[e])) for e in x), strict=True)
-                axes.fill_between(x, low, high, color=style[row]["color"], alpha=0.15, linewidth=0)
+                axes.fill_between(x, low, high, color=look["color"], alpha=0.12, linewidth=0)
     if key == metrics.TRAIN_LOSS:
         logarithmic(every[0], "y", StrMethodFormatter("{x:g}"))
     return figure if any(axes.has_data() for axes in every) else None
 
 
 def edges(table: Table, style: dict[str, Style]) -> Figure | None:
-    """Edges of each layer, graph models with the same counts drawn as one."""
+    """Edges of each layer, arms with the same counts drawn as one."""
     figure, every = panels([column.label for column in table.columns], "layer", "edges", whole=True)
     for axes, column in zip(every, table.columns, strict=True):
         sharing: dict[tuple[int, ...], list[str]] = defaultdict(list)
-        for row in (*table.rows, DENSE):
-            if counts := _edge_counts(table.cell(row, column)):
-                sharing[counts].append(row)
-        for counts, rows in sharing.items():
-            label = ", ".join(_TWIN if row == DENSE else row for row in rows)
+        for arm in table.arms:
+            if counts := _edge_counts(table.cell(arm, column)):
+                sharing[counts].append(arm.label)
+        for counts, names in sharing.items():
             marks = {"markersize": 4, "markevery": max(1, len(counts) // 24)}
-            axes.plot(range(1, len(counts) + 1), counts, **style[rows[0]] | marks, label=label)
+            x = range(1, len(counts) + 1)
+            axes.plot(x, counts, **style[names[0]] | marks, label=", ".join(names))
     logarithmic(every[0], "y", EngFormatter(sep=""))
     return figure if any(axes.has_data() for axes in every) else None
 
@@ -235,15 +284,26 @@ def _level(axes: Axes, cell: Cell, style: Style) -> None:
     if not cell.finished:
         return
     sample = describe([100 * value for value in cell.accuracies.values()])
-    axes.axhline(sample.mean, label=_TWIN, **style)
+    axes.axhline(sample.mean, label=TWIN.label, **style)
     if sample.sd is not None:
         band = (sample.mean - sample.sd, sample.mean + sample.sd)
         axes.axhspan(*band, color=style["color"], alpha=0.08, linewidth=0)
 
 
-def _equally_dense(runs: list[tuple[float, str, Run]]) -> list[list[tuple[float, str, Run]]]:
+def _line(axes: Axes, points: Sequence[Sequence[tuple[float, float]]]) -> None:
+    """The line through the means of the arms of a dial, if there is one."""
+    found = slope(points)
+    if found is not None:
+        ends = np.array([f(x for arm in points for x, _ in arm) for f in (min, max)])
+        y = 100 * (found.intercept + found.value * ends)
+        axes.plot(ends, y, color="#555555", linewidth=1, zorder=1)
+
+
+def _equally_dense(
+    runs: Sequence[tuple[float, Arm, RunRecord]],
+) -> list[list[tuple[float, Arm, RunRecord]]]:
     """Runs, given with their density, in groups of about equal density, the sparsest first."""
-    groups: list[list[tuple[float, str, Run]]] = []
+    groups: list[list[tuple[float, Arm, RunRecord]]] = []
     for entry in sorted(runs, key=lambda entry: entry[0]):
         if groups and entry[0] <= _SAME_DENSITY * groups[-1][-1][0]:
             groups[-1].append(entry)
@@ -254,7 +314,8 @@ def _equally_dense(runs: list[tuple[float, str, Run]]) -> list[list[tuple[float,
 
 def _edge_counts(cell: Cell) -> tuple[int, ...]:
     """Edges per layer of the first run of a cell that has a report of its layers."""
-    for run in (*cell.finished, *cell.having("unfinished"), *cell.having("failed")):
-        if counts := layers(run):
-            return tuple(count for _, count in counts)
+    for state in ("finished", "unfinished", "failed"):
+        for record in cell.having(state):
+            if record.layers:
+                return tuple(count for _, count in record.layers)
     return ()

@@ -1,20 +1,28 @@
-"""Runs arranged in tables as in the paper: graph models by degree, or by model.
+"""Runs arranged in tables as in the paper: arms by degree, or by model.
 
-A cell is a set of runs that differ in their seeds only. A table holds the cells that differ in
-graph model and degree (or model) only, and the dense twin, which has no degree.
+An arm is a way to wire a network, with its options: a graph model, a scored wiring, a control, a
+dense network. A cell holds the runs of one arm that differ in their seeds only. A table holds the
+cells that differ in arm and degree (or model) only, and the dense twin, which has no degree.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from statistics import fmean
+from typing import Literal, NamedTuple, get_args
 
+from expanders import graphs
+from expanders.graphs import controls
 from expanders.report.places import Group, Option, Place, Settings, differing, labels, place, text
-from expanders.report.read import DENSE, Run, Skipped, Streams
+from expanders.report.run_records import DENSE, RunRecord, Skipped, Streams
+from expanders.training import metrics
+
+Kind = Literal["graph models", "scored wirings", "controls", "dense and thin"]
 
 _PAPER_ORDER = ("rreg", "xnet", "random")
 _BEST_STATE = ("finished", "unfinished", "failed")
+_TWIN: Option = (DENSE, ())
 
 
 class Column(NamedTuple):
@@ -24,25 +32,52 @@ class Column(NamedTuple):
     label: str
 
 
-@dataclass
-class Cell:
-    """The runs of one graph model in one column, one for each choice of seeds."""
+class Arm(NamedTuple):
+    """A row of a table: how networks are wired."""
 
-    runs: dict[Streams, Run] = field(default_factory=dict)
+    label: str
+    kind: Kind
+    graph: Option
 
     @property
-    def finished(self) -> list[Run]:
+    def is_twin(self) -> bool:
+        """Whether it is the dense twin."""
+        return self.graph == _TWIN
+
+
+TWIN = Arm("dense twin", "dense and thin", _TWIN)
+
+
+@dataclass
+class Cell:
+    """The runs of one arm in one column, one for each choice of seeds.
+
+    `tuned` are the settings chosen for it, `rejected` the runs with other ones.
+    """
+
+    runs: dict[Streams, RunRecord] = field(default_factory=dict)
+    tuned: Settings = ()
+    rejected: list[RunRecord] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[RunRecord]:
         """Those that have an accuracy, in order of their seeds."""
-        return [run for _, run in sorted(self.runs.items()) if run.state == "finished"]
+        return self.having("finished")
 
     @property
     def accuracies(self) -> dict[Streams, float]:
         """Test accuracy by seeds."""
-        return {run.streams: run.accuracy for run in self.finished}
+        return {record.streams: record.accuracy for record in self.finished}
 
-    def having(self, state: Literal["failed", "unfinished"]) -> list[Run]:
-        """The runs in a state."""
-        return [run for _, run in sorted(self.runs.items()) if run.state == state]
+    @property
+    def disconnected(self) -> bool:
+        """Whether most of its graphs fall into several components: their normalised gap is 0."""
+        shares = [r.disconnected for r in self.finished if r.disconnected is not None]
+        return bool(shares) and fmean(shares) > 0.5
+
+    def having(self, state: Literal["finished", "failed", "unfinished"]) -> list[RunRecord]:
+        """The runs in a state, in order of their seeds."""
+        return [r for _, r in sorted(self.runs.items(), key=_by_seeds) if r.state == state]
 
 
 @dataclass(frozen=True)
@@ -50,44 +85,46 @@ class Table:
     """One table.
 
     Attributes:
-        title: data set and model, or family of models.
-        settings: what tells it from other tables with this title; may be empty.
+        title: model, or family of models, and data set.
+        differs: settings that tell it from other tables with this title; may be empty.
         shared: all settings that its runs share.
         axis: what the columns are.
-        rows: labels of the sparse graph models, in order.
+        arms: the rows in order, the dense twin last.
         columns: in order.
-        cells: by row and column; without those that no run belongs to.
-        dense: the dense twin by column; the same for all degrees.
+        cells: by arm and column; without those that no run belongs to.
     """
 
     title: str
-    settings: str
+    differs: str
     shared: str
     axis: Literal["degree", "model"]
-    rows: tuple[str, ...]
+    arms: tuple[Arm, ...]
     columns: tuple[Column, ...]
-    cells: Mapping[tuple[str, Column], Cell]
-    dense: Mapping[Column, Cell]
+    cells: Mapping[tuple[Arm, Column], Cell]
 
-    def cell(self, row: str, column: Column) -> Cell:
-        """A cell of the grid, an empty one where there is no run; row `dense` is the dense twin."""
-        if row == DENSE:
-            return self.dense.get(column, Cell())
-        return self.cells.get((row, column), Cell())
+    @property
+    def sparse(self) -> tuple[Arm, ...]:
+        """The arms without the dense twin."""
+        return self.arms[:-1]
 
-    def grid(self) -> list[Cell]:
-        """All cells, the dense twins last."""
-        sparse = [self.cell(row, column) for row in self.rows for column in self.columns]
-        columns = self.columns[:1] if self.axis == "degree" else self.columns
-        return sparse + [self.cell(DENSE, column) for column in columns]
+    def cell(self, arm: Arm, column: Column) -> Cell:
+        """A cell of the grid, an empty one where there is no run."""
+        return self.cells.get((arm, column), Cell())
 
-    def missing(self, row: str, column: Column) -> int:
+    def grid(self) -> list[tuple[Arm, Column, Cell]]:
+        """All cells; the dense twin once where it is the same for all degrees."""
+        once = self.columns[:1] if self.axis == "degree" else self.columns
+        places = [(arm, column) for arm in self.sparse for column in self.columns]
+        places += [(TWIN, column) for column in once]
+        return [(arm, column, self.cell(arm, column)) for arm, column in places]
+
+    def missing(self, arm: Arm, column: Column) -> int:
         """Number of runs that a cell lacks beside the sparse cells of its column."""
-        expected = {streams for each in self.rows for streams in self.cell(each, column).runs}
-        there = self.cell(row, column).runs
-        if row == DENSE:
+        expected = {streams for each in self.sparse for streams in self.cell(each, column).runs}
+        there = self.cell(arm, column).runs
+        if all(streams.graph is None for streams in there) and (there or arm.is_twin):
             return len({s.start for s in expected} - {s.start for s in there})
-        return len(expected - there.keys())
+        return len({s for s in expected if s.graph is not None} - there.keys())
 
 
 @dataclass(frozen=True)
@@ -109,21 +146,27 @@ class _Draft:
         return *self.group.context, *self.policy
 
     @property
-    def models(self) -> dict[tuple[str, Settings], None]:
+    def models(self) -> dict[Option, None]:
         return dict.fromkeys(place.model for place in (*self.sparse, *self.dense))
 
 
-def arrange(runs: Iterable[Run]) -> tuple[list[Table], list[Skipped]]:
-    """The tables that hold all runs, and the runs left out since another has the same seeds."""
-    places = [place(run) for run in runs]
+def arrange(
+    records: Iterable[RunRecord], tuned: Collection[str] = ()
+) -> tuple[list[Table], list[Skipped]]:
+    """The tables that hold all runs, and the runs left out since they repeat another one.
+
+    Runs of a cell that differ in the settings `tuned` only are cut down to those of the value with
+    the best mean validation accuracy.
+    """
+    places = [place(record, tuned) for record in records]
     naming = _Naming(labels(p.graph for p in places), labels(p.model for p in places))
     drafts = _drafts(places)
-    described = _what_differs(drafts)
     copies: list[Skipped] = []
-    tables = []
-    for draft, settings in zip(drafts, described, strict=True):
-        tables.append(_table(draft, naming, settings, copies))
-    tables.sort(key=lambda table: (table.title, table.settings))
+    tables = [
+        _table(draft, naming, differs, copies)
+        for draft, differs in zip(drafts, _what_differs(drafts), strict=True)
+    ]
+    tables.sort(key=lambda table: (table.title, table.differs))
     return tables, list(dict.fromkeys(copies))
 
 
@@ -142,8 +185,8 @@ def _drafts(places: Sequence[Place]) -> list[_Draft]:
             drafts.append(whole)
             continue
         for model in dict.fromkeys(each.model for each in members):
-            parts = [[e for e in all_ if e.model == model] for all_ in (members, dense[group])]
-            drafts.append(_Draft(group, policy, *parts))
+            both = [[e for e in all_ if e.model == model] for all_ in (members, dense[group])]
+            drafts.append(_Draft(group, policy, *both))
     shown = {id(each) for draft in drafts for each in draft.dense}
     for group, twins in dense.items():
         if alone := [each for each in twins if id(each) not in shown]:
@@ -167,15 +210,29 @@ class _Naming:
     graphs: Mapping[Option, str]
     models: Mapping[Option, str]
 
-    def row(self, place: Place) -> str:
-        return self.graphs[place.graph]
+    def arm(self, place: Place) -> Arm:
+        if place.graph[0] == DENSE:
+            return TWIN
+        return Arm(self.graphs[place.graph], kind_of(place.record), place.graph)
 
     def column(self, place: Place, axis: str) -> Column:
         if axis == "model":
             depth = re.search(r"\d+", place.model[0])
-            return Column(int(depth[0]) if depth else 0, self.models[place.model])
+            return Column(int(depth[0][:9]) if depth else 0, self.models[place.model])
         numbers = [value for _, value in place.degree]
         return Column(numbers[0] if numbers else 0, degree_label(place.degree))
+
+
+def kind_of(record: RunRecord) -> Kind:
+    """The group of arms that a run's graph belongs to."""
+    name = record.choices["graph"]
+    if name in (DENSE, "thin"):
+        return "dense and thin"
+    if record.needs:
+        return "scored wirings"
+    function = getattr(graphs, name, None)
+    is_control = getattr(function, "__module__", "") == controls.__name__
+    return "controls" if is_control else "graph models"
 
 
 def degree_label(degree: Settings) -> str:
@@ -184,46 +241,71 @@ def degree_label(degree: Settings) -> str:
     return ", ".join(words)
 
 
-def _table(draft: _Draft, naming: _Naming, settings: str, copies: list[Skipped]) -> Table:
+def _table(draft: _Draft, naming: _Naming, differs: str, copies: list[Skipped]) -> Table:
     axis = draft.axis
-    cells: dict[tuple[str, Column], Cell] = defaultdict(Cell)
+    found: dict[tuple[Arm, Column], list[Place]] = defaultdict(list)
     for each in draft.sparse:
-        _add(cells[naming.row(each), naming.column(each, axis)], each.run, copies)
-    dense: dict[Column, Cell] = defaultdict(Cell)
-    sparse_columns = {column for _, column in cells}
+        found[naming.arm(each), naming.column(each, axis)].append(each)
+    sparse_columns = {column for _, column in found}
     for each in draft.dense:
-        for column in [naming.column(each, axis)] if axis == "model" else sorted(sparse_columns):
-            _add(dense[column], each.run, copies)
-    options = sorted({each.graph for each in draft.sparse}, key=_paper_order)
+        for column in [naming.column(each, axis)] if axis == "model" else sparse_columns:
+            found[TWIN, column].append(each)
+    arms = {arm for arm, _ in found} - {TWIN}
     model = next(iter(draft.models))
     name = draft.group.family if len(draft.models) > 1 else naming.models[model]
-    degrees = {each.degree for each in draft.sparse}
-    words = [degree_label(each) for each in degrees if axis == "model"] + [settings]
+    degrees = {degree_label(each.degree) for each in draft.sparse}
+    at = f", {degrees.pop()}" if axis == "model" and len(degrees) == 1 else ""
     return Table(
-        title=f"{name} on {draft.group.dataset}",
-        settings=", ".join(word for word in words if word),
+        title=f"{name} on {draft.group.dataset}{at}",
+        differs=differs,
         shared=text(draft.shared),
         axis=axis,
-        rows=tuple(naming.graphs[option] for option in options),
-        columns=tuple(sorted(sparse_columns | set(dense))),
-        cells=dict(cells),
-        dense=dict(dense),
+        arms=(*sorted(arms, key=_order), TWIN),
+        columns=tuple(sorted({column for _, column in found})),
+        cells={key: _cell(places, copies) for key, places in found.items()},
     )
 
 
-def _add(cell: Cell, run: Run, copies: list[Skipped]) -> None:
+def _cell(places: Sequence[Place], copies: list[Skipped]) -> Cell:
+    """The cell of these runs, with the settings that the validation images choose."""
+    candidates: dict[Settings, Cell] = {}
+    for each in places:
+        cell = candidates.setdefault(each.tuned, Cell(tuned=each.tuned))
+        _add(cell, each.record, copies)
+    chosen = max(candidates.values(), key=_validation)
+    for other in candidates.values():
+        if other is not chosen:
+            chosen.rejected += other.runs.values()
+    return chosen
+
+
+def _validation(cell: Cell) -> float:
+    """Mean validation accuracy of the finished runs; below all others without any."""
+    known = [record.summary.get(metrics.VAL_ACCURACY, -1.0) for record in cell.finished]
+    return fmean(known) if known else -2.0
+
+
+def _add(cell: Cell, record: RunRecord, copies: list[Skipped]) -> None:
     """Put a run into its cell; of two with the same seeds the one that came further stays."""
-    other = cell.runs.get(run.streams)
+    other = cell.runs.get(record.streams)
     if other is None:
-        cell.runs[run.streams] = run
+        cell.runs[record.streams] = record
         return
-    used, left = sorted((other, run), key=lambda each: _BEST_STATE.index(each.state))
-    cell.runs[run.streams] = used
-    copies.append(Skipped(left.folder, f"has the settings and seeds of {used.folder}"))
+    used, left = sorted((other, record), key=lambda each: _BEST_STATE.index(each.state))
+    cell.runs[record.streams] = used
+    reason = f"repeats {used.folder}: all settings and seeds that it depends on are the same"
+    copies.append(Skipped(left.folder, reason))
 
 
-def _paper_order(option: Option) -> tuple[int, str, list[tuple[str, bool, object]]]:
-    """The paper's graph models first, then by name and settings, numbers by size."""
-    name, settings = option
+def _by_seeds(entry: tuple[Streams, RunRecord]) -> tuple[int, int, int]:
+    streams = entry[0]
+    return -1 if streams.graph is None else streams.graph, streams.init, streams.data
+
+
+def _order(arm: Arm) -> tuple[int, int, str, list[tuple[str, bool, object]]]:
+    """By kind; the paper's graph models first, then by name and settings, numbers by size."""
+    name, settings = arm.graph
+    kind = get_args(Kind).index(arm.kind)
     rank = _PAPER_ORDER.index(name) if name in _PAPER_ORDER else len(_PAPER_ORDER)
-    return rank, name, [(k, isinstance(v, str), "" if v is None else v) for k, v in settings]
+    ordered = [(k, isinstance(v, str), "" if v is None else v) for k, v in settings]
+    return kind, rank, name, ordered

@@ -13,8 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 
-from expanders.report.read import DENSE
-
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "p", "h", "s", "D")
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
@@ -34,24 +32,25 @@ RC: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "svg.hashsalt": "expanders",  # the same report twice has the same bytes
 }
 
 Style = dict[str, Any]
 
 
-def styles(rows: Sequence[str]) -> dict[str, Style]:
-    """A style for each graph model, and black for the dense twin."""
+def styles(labels: Sequence[str], twin: str) -> dict[str, Style]:
+    """A style for each arm, and black for the dense twin."""
     found: dict[str, Style] = {
-        row: {
+        label: {
             "color": _COLOURS[i % len(_COLOURS)],
             "marker": _MARKERS[i % len(_MARKERS)],
             "linestyle": _LINES[i % len(_LINES)],
             "fillstyle": "full" if i < len(_COLOURS) else "none",
         }
-        for i, row in enumerate(rows)
+        for i, label in enumerate(labels)
     }
-    return found | {DENSE: {"color": "black", "marker": "None", "linestyle": (0, (4, 2))}}
+    return found | {twin: {"color": "black", "marker": "None", "linestyle": (0, (4, 2))}}
 
 
 def panels(

@@ -1,19 +1,19 @@
-"""Where a run belongs: its settings, cut into the parts that tables are made of."""
+"""Where a run belongs: its settings, cut into those that tables, columns, arms and cells share."""
 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from expanders.report.read import DENSE, Run
+from expanders.report.run_records import DENSE, RunRecord
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
 Option = tuple[str, Settings]  # the name of a choice in a group, and its settings
 
 # Streams hold the seeds; what a recipe chooses stands in optimizer and schedule; choices are taken
 # by name; and what is measured of a graph does not change it.
-_NO_PART = re.compile(r"(choices|seeds?|recipe|graph\.measures)(\.|$)|.*\b_(partial|target)_$")
+_IGNORED = re.compile(r"(choices|seeds?|recipe|graph\.measures)(\.|$)|.*\b_(partial|target)_$")
 _ROOT = re.compile(r"dataset\.(source\.)?root$")
 
 
@@ -29,55 +29,60 @@ class Place(NamedTuple):
     """Where one run belongs.
 
     Attributes:
-        run: the run.
+        record: the run.
         group: data set, family of models, and all settings that are not named below.
         model, graph: the choice and its own settings.
         degree: the numbers of the degree policy, without the policy's prefix; empty if dense.
         policy: the policy's name and its settings that are not numbers; empty if dense.
+        tuned: the settings that were declared to be tuned for each arm.
     """
 
-    run: Run
+    record: RunRecord
     group: Group
     model: Option
     graph: Option
     degree: Settings
     policy: Settings
+    tuned: Settings
 
 
-def place(run: Run) -> Place:
-    """The place of a run, from its settings."""
-    choices = run.choices
-    parts: dict[str, dict[str, Any]] = defaultdict(dict)
-    for key, value in _flat(run.config):
-        if _NO_PART.match(key):
+def place(record: RunRecord, tuned: Collection[str] = ()) -> Place:
+    """The place of a run, from its settings; keys in `tuned` do not tell arms or tables apart."""
+    choices = record.choices
+    cut: dict[str, dict[str, Any]] = defaultdict(dict)
+    for key, value in _flat(record.config):
+        if _IGNORED.match(key):
             continue
         # Where a data set lies does not matter, unless the folder is all that names it.
         if _ROOT.match(key) and choices["dataset"] != "image_folder":
             continue
-        part, _, rest = key.partition(".")
-        if key == "init.fan":  # says how sparse layers start; the dense twin is the same for all
+        group, _, rest = key.partition(".")
+        if key in tuned:
+            cut["tuned"][key] = value
+        elif key == "init.fan":  # of sparse layers; the dense twin is the same for all
             if choices["graph"] != DENSE:
-                parts["graph"][key] = value
-        elif part in ("model", "graph"):
-            parts[part][rest] = value
-        elif part == "degree":
+                cut["graph"][key] = value
+        elif group in ("model", "graph"):
+            cut[group][rest] = value
+        elif group == "degree":
             kind = "degree" if isinstance(value, int | float) else "policy"
-            parts[kind][rest if kind == "degree" else key] = value
+            cut[kind][rest if kind == "degree" else key] = value
         else:
-            parts["context"][key] = value
+            cut["context"][key] = value
     for name in ("optimizer", "schedule"):
         if name in choices:
-            parts["context"][name] = choices[name]
-    if parts["degree"] or parts["policy"]:
-        parts["policy"]["degree"] = choices.get("degree", "constant")
-    frozen = {name: tuple(sorted(part.items())) for name, part in parts.items()}
+            cut["context"][name] = choices[name]
+    if cut["degree"] or cut["policy"]:
+        cut["policy"]["degree"] = choices.get("degree", "constant")
+    frozen = {name: tuple(sorted(settings.items())) for name, settings in cut.items()}
     return Place(
-        run=run,
+        record=record,
         group=Group(choices["dataset"], family(choices["model"]), frozen.get("context", ())),
         model=(choices["model"], frozen.get("model", ())),
         graph=(choices["graph"], frozen.get("graph", ())),
         degree=frozen.get("degree", ()),
         policy=frozen.get("policy", ()),
+        tuned=frozen.get("tuned", ()),
     )
 
 
@@ -97,13 +102,11 @@ def labels(options: Iterable[Option]) -> dict[Option, str]:
     for name, settings in unique:
         namesakes[name].append(dict(settings))
     telling = {name: differing(variants) for name, variants in namesakes.items()}
-    return {
-        (
-            name,
-            settings,
-        ): f"{name} {text((k, v) for k, v in settings if k in telling[name])}".strip()
-        for name, settings in unique
-    }
+    found = {}
+    for name, settings in unique:
+        words = text((k, v) for k, v in settings if k in telling[name])
+        found[name, settings] = f"{name} {words}".strip()
+    return found
 
 
 def differing(variants: Sequence[Mapping[str, Any]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Means, paired differences and components of variance, of accuracies by seeds."""
+"""Means, paired differences, slopes and components of variance, of accuracies by seeds."""
 
 import statistics
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from expanders.report.read import Streams
+from expanders.report.run_records import Streams
 
 Accuracies = Mapping[Streams, float]
 
@@ -41,6 +41,20 @@ class Difference(NamedTuple):
     pinned: tuple[str, ...] = ()
 
 
+class Slope(NamedTuple):
+    """A straight line through the means of arms: its slope, t interval, p of none, and its level.
+
+    `low`, `high` and `p` are None where all means lie on the line; `arms` is their number.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+    intercept: float
+    arms: int
+
+
 class Components(NamedTuple):
     """Variances of two crossed factors and of the rest; p of the F tests that a factor has none.
 
@@ -70,15 +84,16 @@ def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> D
     independent differences, and pairs that share the seed of a stream are not. Where one stream's
     seeds meet several of another's, the differences are averaged over the seeds of each stream in
     turn, and the widest of the intervals of these averages is taken: each of them leaves out the
-    variance from the streams that all averages share. `second` may be of the dense network: then
-    all graphs of one start share its run.
+    variance from the streams that all averages share. Where one side draws no graph (a dense
+    network, a wiring by magnitude), all graphs of one start are paired with its run.
     """
-    dense = all(streams.graph is None for streams in second)
+    drawn = [any(s.graph is not None for s in each) for each in (first, second)]
     differences: dict[Streams, float] = {}
-    for streams, accuracy in first.items():
-        twin = streams._replace(graph=None) if dense else streams
-        if twin in second:
-            differences[streams] = accuracy - second[twin]
+    for streams in second if drawn[1] and not drawn[0] else first:
+        start = streams._replace(graph=None)
+        one, two = (streams if has_graph else start for has_graph in drawn)
+        if one in first and two in second:
+            differences[streams] = first[one] - second[two]
     candidates = []
     for name in Streams._fields:
         groups = defaultdict(list)
@@ -90,6 +105,26 @@ def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> D
     return widest._replace(pinned=_pinned(list(differences)))
 
 
+def slope(arms: Sequence[Sequence[tuple[float, float]]], confidence: float = 0.95) -> Slope | None:
+    """The slope of y along x over arms, each given by the points (x, y) of its runs.
+
+    The runs of an arm are a cluster: they share its wiring, and are not independent points. So the
+    line is fitted to the means of the arms by least squares, and its interval and p come from
+    Student's t with (arms - 2) degrees of freedom, however many seeds each arm has (Donald and
+    Lang, Review of Economics and Statistics, 2007). None for fewer than three arms, or where all
+    have the same x.
+    """
+    x, y = (np.array([statistics.fmean(p[i] for p in arm) for arm in arms if arm]) for i in (0, 1))
+    if len(x) < 3 or np.ptp(x) <= 1e-12 * np.max(np.abs(x)):
+        return None
+    line = stats.linregress(x, y)
+    value, intercept = float(line.slope), float(line.intercept)
+    if np.allclose(y, intercept + value * x, rtol=0, atol=1e-12):
+        return Slope(value, None, None, None, intercept, len(x))
+    half = float(stats.t.ppf((1 + confidence) / 2, len(x) - 2)) * float(line.stderr)
+    return Slope(value, value - half, value + half, float(line.pvalue), intercept, len(x))
+
+
 def _width(difference: Difference) -> float:
     """Of the interval; below that of all others where there is none."""
     if difference.low is None or difference.high is None:
@@ -99,8 +134,8 @@ def _width(difference: Difference) -> float:
 
 def _pinned(common: Sequence[Streams]) -> tuple[str, ...]:
     levels = {name: {getattr(s, name) for s in common} for name in Streams._fields}
-    fixed = tuple(name for name, seeds in levels.items() if len(seeds) == 1)
-    return fixed if len(fixed) < len(levels) else ()
+    fixed = tuple(name for name, seeds in levels.items() if len(seeds) == 1 and None not in seeds)
+    return fixed if any(len(seeds) > 1 for seeds in levels.values()) else ()
 
 
 def _interval(differences: Sequence[float], confidence: float) -> Difference:
@@ -110,10 +145,9 @@ def _interval(differences: Sequence[float], confidence: float) -> Difference:
     # Equal up to rounding: an interval without width would pass for certainty.
     if sd is None or sd <= 1e-12:
         return Difference(mean, None, None, None, n)
-    error = sd / n**0.5
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return Difference(mean, mean - half, mean + half, p, n)
+    test = stats.ttest_1samp(differences, 0)
+    low, high = test.confidence_interval(confidence)
+    return Difference(mean, float(low), float(high), float(test.pvalue), n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,100 +1,130 @@
-"""Tables of the report: what stands in them, and how they look in HTML and Markdown."""
+"""Tables of the report: what stands in them. `page` decides how they look."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from html import escape
-from statistics import fmean
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from expanders.report.conclusions import Comparison, Split, points
-from expanders.report.grid import Cell, Column, Table
-from expanders.report.read import DENSE, Run, history
-from expanders.report.statistics import describe
+from expanders.report.comparisons import Comparison, Split
+from expanders.report.grid import Arm, Cell, Column, Table
+from expanders.report.measures import COSTS, GRAPHS, Measure
+from expanders.report.places import text
+from expanders.report.run_records import RunRecord
+from expanders.report.statistics import describe, paired
 from expanders.training import metrics
 
 _FIXED = "\N{NO-BREAK SPACE}"
 _SHORT = 80  # characters of an error that a cell shows; the list of failed runs has all
+_NONE = "–"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a table: lines of text, the first of them bold if `best`; `kind` is its style.
+    """One entry of a table.
 
-    `span` is the number of columns it takes.
+    Attributes:
+        lines: of text; the first is bold if `best`, and leads to `link` if there is one.
+        kind: its style: name (of a row), number, text, sentence, pair, or the state of a cell.
+        span: the number of columns that it takes.
+        anchor: what links to this place of the page end with.
     """
 
     lines: tuple[str, ...]
     best: bool = False
     kind: str = "number"
     span: int = 1
+    link: str = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table ready to be shown."""
+    """A table ready to be shown; a row that starts a group has a line above it."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[Entry]]
 
 
-def accuracies(table: Table) -> TextTable:
-    """Accuracy by graph model and column as in the paper, the dense twin in the last line."""
-    rows = []
-    for row in table.rows:
-        best = {column: _is_best(table, row, column) for column in table.columns}
-        entries = [_entry(table, row, column, best[column]) for column in table.columns]
-        rows.append([_name(row), *entries])
-    if table.axis == "degree":  # one dense network for all degrees
-        first = table.columns[0]
-        entry = _entry(table, DENSE, first, best=False)
-        dense = [Entry(entry.lines, entry.best, entry.kind, len(table.columns))]
-    else:
-        dense = [_entry(table, DENSE, column, best=False) for column in table.columns]
-    rows.append([_name("dense twin"), *dense])
-    return TextTable(["graph", *(column.label for column in table.columns)], rows)
+Places = dict[tuple[Arm, Column], str]
+"""The anchor of each cell's runs."""
+
+
+def accuracies(table: Table, places: Places) -> TextTable:
+    """Accuracy by arm and column as in the paper, the dense twin in the last line."""
+    rows: list[list[Entry]] = []
+    for arm in table.arms:
+        once = arm.is_twin and table.axis == "degree"  # one dense network for all degrees
+        entries = [
+            replace(_accuracy(table, arm, column), link=_link(places, arm, column))
+            for column in (table.columns[:1] if once else table.columns)
+        ]
+        if once:
+            entries = [replace(entries[0], span=len(table.columns))]
+        new_kind = arm.kind if not rows or table.arms[len(rows) - 1].kind != arm.kind else ""
+        rows.append([_text(new_kind), _name(arm.label), *entries])
+    return TextTable(["", "wiring", *(column.label for column in table.columns)], rows)
+
+
+def side_by_side(table: Table) -> TextTable:
+    """Every arm of every column: what it needed, its accuracy, what it cost."""
+    reference = table.arms[0]
+    measures = _present(table, COSTS)
+    header = ["", "wiring", "needs", "accuracy, %", f"− {reference.label}, 95 % interval"]
+    return _by_cell(
+        table,
+        [*header, *(measure.heading for measure in measures)],
+        lambda arm, column, cell: [
+            _text(", ".join(cell.finished[0].needs) or _NONE),
+            _accuracy_only(cell),
+            _minus_reference(table, arm, reference, column),
+            *_means(measures, cell),
+        ],
+    )
+
+
+def graph_measures(table: Table) -> TextTable | None:
+    """Every arm of every column: how its graphs expand; None where no run says."""
+    measures = _present(table, GRAPHS)
+    header = ["", "wiring", "accuracy, %", *(measure.heading for measure in measures)]
+    if not measures:
+        return None
+    return _by_cell(
+        table, header, lambda arm, column, cell: [_accuracy_only(cell), *_means(measures, cell)]
+    )
 
 
 def comparisons(found: Sequence[Comparison]) -> TextTable:
-    """Differences between graph models, with intervals and what they allow to say."""
+    """Differences between arms and slopes, with intervals and what they allow to say."""
     rows = []
-    before = None
-    for each in found:
-        difference = each.difference
-        interval = "–"
-        if difference.low is not None and difference.high is not None:
-            interval = f"{points(difference.low, '+')} to {points(difference.high, '+')}"
-        p = "–" if each.adjusted_p is None else _p_value(each.adjusted_p)
-        mean = "–" if difference.mean is None else points(difference.mean, "+")
-        numbers = (mean, interval, str(difference.n), p)
+    for each, before in zip(found, [None, *found], strict=False):
+        new = before is None or before.column != each.column
+        p = each.p if each.adjusted_p is None else each.adjusted_p
+        numbers = [*_estimate(each), _NONE if p is None else _p_value(p)]
         rows.append(
             [
-                Entry(("" if each.column == before else each.column.label,), kind="name"),
-                Entry((_minus(each.first, each.second),), kind="pair"),
-                *(Entry((text,), best=each.established) for text in numbers),
-                Entry((each.conclusion,), kind="sentence"),
+                _name(each.column.label if new else ""),
+                Entry((each.name.replace(" − ", f" −{_FIXED}"),), kind="pair"),
+                *(Entry((number,), best=each.verdict == "holds") for number in numbers),
+                _text(each.says),
             ]
         )
-        before = each.column
-    header = ["", "difference", "mean", "95 % interval", "pairs", "p (Holm)", "what it says"]
+    p_of = "p" if any(each.planned for each in found) else "p (Holm)"
+    header = ["", "difference or slope", "points", "95 % interval", "n", p_of, "verdict"]
     return TextTable(header, rows)
 
 
 def single_pairs(found: Sequence[Comparison]) -> TextTable:
     """Differences that rest on one pair of runs at most: no more than their values, by column."""
     columns = list(dict.fromkeys(each.column for each in found))
-    pairs = list(dict.fromkeys((each.first, each.second) for each in found))
+    pairs = list(dict.fromkeys(each.name for each in found))
     values = {
-        (each.first, each.second, each.column): points(each.difference.mean, "+")
+        (each.name, each.column): points(each.difference.mean, "+")
         for each in found
-        if each.difference.mean is not None
+        if each.difference is not None and each.difference.mean is not None
     }
     rows = [
-        [
-            Entry((_minus(*pair),), kind="name"),
-            *(Entry((values.get((*pair, column), "–"),)) for column in columns),
-        ]
+        [_name(pair), *(Entry((values.get((pair, column), _NONE),)) for column in columns)]
         for pair in pairs
     ]
-    return TextTable(["difference", *(column.label for column in columns)], rows)
+    return TextTable(["difference, points", *(column.label for column in columns)], rows)
 
 
 def splits(found: Sequence[Split]) -> TextTable:
@@ -107,19 +137,39 @@ def splits(found: Sequence[Split]) -> TextTable:
             f"{points(v**0.5)} ({100 * v / total if total else 0:.0f} %)"
             for v in (c.first, c.second, c.rest)
         ]
-        tests = ["–" if p is None else _p_value(p) for p in (c.p_first, c.p_second)]
+        tests = [_NONE if p is None else _p_value(p) for p in (c.p_first, c.p_second)]
+        numbers = (f"{c.rows} × {c.columns}", *shares, *tests)
         rows.append(
-            [
-                Entry((each.column.label,), kind="name"),
-                Entry((each.row,), kind="name"),
-                Entry((f"{c.rows} × {c.columns}",)),
-                *(Entry((share,)) for share in shares),
-                *(Entry((test,)) for test in tests),
-                Entry((each.conclusion,), kind="sentence"),
-            ]
+            [_name(each.column.label), _name(each.arm.label)]
+            + [Entry((number,)) for number in numbers]
+            + [_text(each.says)]
         )
-    header = ["", "graph", "graphs × starts", "sd of graph", "sd of start", "sd of the rest"]
-    return TextTable([*header, "p of graph", "p of start", "what it says"], rows)
+    header = ["", "wiring", "graphs × starts", "sd of graph", "sd of start", "sd of the rest"]
+    return TextTable([*header, "p of graph", "p of start", "verdict"], rows)
+
+
+def runs(table: Table, places: Places, links: dict[str, tuple[str, str]]) -> TextTable:
+    """All runs of a table by cell; `links` has name and address of each folder."""
+    rows = []
+    for arm, column, cell in table.grid():
+        anchor = places.get((arm, column), "")
+        where = f"{arm.label}, {column.label}" if not arm.is_twin else arm.label
+        chosen = [*cell.runs.values(), *cell.rejected]
+        for index, record in enumerate(chosen):
+            name, address = links[str(record.folder)]
+            seconds = record.summary.get(metrics.SECONDS)
+            rejected = "; not chosen" if index >= len(cell.runs) else ""
+            rows.append(
+                [
+                    Entry(("" if index else where,), kind="name", anchor="" if index else anchor),
+                    Entry((name,), kind="text", link=address),
+                    _text(seeds(record)),
+                    Entry((record.state + rejected,), kind="text"),
+                    Entry((points(record.accuracy) if record.summary else _NONE,)),
+                    Entry((_NONE if seconds is None else f"{seconds:,.0f}",)),
+                ]
+            )
+    return TextTable(["cell", "folder", "seeds", "state", "accuracy, %", "seconds"], rows)
 
 
 def plain(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "text") -> TextTable:
@@ -130,80 +180,95 @@ def plain(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "tex
     )
 
 
-def to_html(table: TextTable) -> str:
-    """As an HTML table; all text is escaped."""
-    head = "".join(f"<th scope='col'>{escape(text)}</th>" for text in table.header)
-    body = "\n".join(map(_html_row, table.rows))
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-
-
-def to_markdown(table: TextTable) -> str:
-    """As a table of GitHub's Markdown; an entry that spans columns is repeated in none of them."""
-    lines = [_markdown_line(table.header), _markdown_line(["---"] * len(table.header))]
-    for row in table.rows:
-        texts: list[str] = []
-        for entry in row:
-            first, *rest = map(escape_markdown, entry.lines)
-            first = f"**{first}**" if entry.best else first
-            texts += ["<br>".join([first, *rest]), *[""] * (entry.span - 1)]
-        lines.append(_markdown_line(texts))
-    return "\n".join(lines) + "\n"
-
-
-def escape_markdown(text: str) -> str:
-    """Text on one line, with the characters that Markdown would take for its own kept."""
-    for character in "\\|*_<>`[]":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
-
-
-def parameters(cell: Cell) -> tuple[float, float] | None:
-    """Live parameters of the whole network, and their share of its dense twin's.
-
-    Means over the finished runs, since a graph model may draw the number of its edges too.
-    """
-    known = [
-        (run.summary[metrics.LIVE_PARAMETERS], run.density)
-        for run in cell.finished
-        if run.density is not None
-    ]
-    if not known:
-        return None
-    live, share = zip(*known, strict=True)
-    return fmean(live), fmean(share)
-
-
 def status(cell: Cell) -> str:
     """`finished`, if a cell has a number, or else why not: `failed`, `unfinished`, `missing`."""
-    if cell.finished:
-        return "finished"
-    return next((s for s in ("failed", "unfinished") if cell.having(s)), "missing")
+    states = {record.state for record in cell.runs.values()}
+    return next((s for s in ("finished", "failed", "unfinished") if s in states), "missing")
 
 
-def _is_best(table: Table, row: str, column: Column) -> bool:
-    """Whether no sparse graph model has a higher mean, if there are several to choose from."""
-    cells = {each: list(table.cell(each, column).accuracies.values()) for each in table.rows}
-    means = {each: describe(values).mean for each, values in cells.items() if values}
-    return len(means) > 1 and row in means and means[row] == max(means.values())
+def progress(record: RunRecord) -> str:
+    """How far an unfinished run came: `epoch 12 of 300`."""
+    rows = record.history()
+    done = rows[-1][metrics.EPOCH] if rows else 0
+    return f"epoch {done} of {record.config.get('epochs', '?')}"
 
 
-def _entry(table: Table, row: str, column: Column, best: bool) -> Entry:
-    cell = table.cell(row, column)
-    if not cell.finished:
-        return _entry_without_number(cell)
+def seeds(record: RunRecord) -> str:
+    """`0`, or `graph 1, init 0, data 0` where they differ."""
+    known = {name: s for name, s in record.streams._asdict().items() if s is not None}
+    same = len(set(known.values())) == 1
+    return str(record.streams.init) if same else ", ".join(f"{k} {s}" for k, s in known.items())
+
+
+def points(fraction: float, sign: str = "") -> str:
+    """A difference of accuracies in percentage points: `+1.25`, `1.25`."""
+    return f"{100 * fraction:{sign}.2f}".replace("-", "−")
+
+
+def highest(table: Table, column: Column) -> list[Arm]:
+    """The arms with the highest mean in a column, the dense twin aside, if there are several."""
+    cells = {arm: list(table.cell(arm, column).accuracies.values()) for arm in table.sparse}
+    means = {arm: describe(values).mean for arm, values in cells.items() if values}
+    return [arm for arm in means if len(means) > 1 and means[arm] == max(means.values())]
+
+
+def _link(places: Places, arm: Arm, column: Column) -> str:
+    return f"#{places[arm, column]}" if (arm, column) in places else ""
+
+
+def _by_cell(
+    table: Table,
+    header: Sequence[str],
+    entries: Callable[[Arm, Column, Cell], Sequence[Entry]],
+) -> TextTable:
+    """A row for each cell with finished runs, grouped by column."""
+    rows = []
+    shown: set[str] = set()
+    for column in table.columns:
+        for arm in table.arms:
+            cell = table.cell(arm, column)
+            twice = arm.is_twin and table.axis == "degree" and column != table.columns[-1]
+            if not cell.finished or twice:
+                continue
+            label = column.label if not (arm.is_twin and table.axis == "degree") else "any degree"
+            rows.append([_name("" if label in shown else label), _name(arm.label)])
+            rows[-1] += entries(arm, column, cell)
+            shown.add(label)
+    return TextTable(header, rows)
+
+
+def _present(table: Table, measures: Collection[Measure]) -> list[Measure]:
+    """The measures that any run of a table has."""
+    cells = [cell for _, _, cell in table.grid()]
+    return [m for m in measures if any(m.mean(cell) is not None for cell in cells)]
+
+
+def _means(measures: Iterable[Measure], cell: Cell) -> list[Entry]:
+    means = [(measure, measure.mean(cell)) for measure in measures]
+    return [Entry((_NONE if mean is None else m.shown(mean),)) for m, mean in means]
+
+
+def _accuracy_only(cell: Cell) -> Entry:
     sample = describe(list(cell.accuracies.values()))
-    spread = "" if sample.sd is None else f" ± {100 * sample.sd:.2f}"
-    counts = [f"n = {sample.n}"]
+    spread = "" if sample.sd is None else f" ± {points(sample.sd)}"
+    return Entry((f"{points(sample.mean)}{spread}",))
+
+
+def _accuracy(table: Table, arm: Arm, column: Column) -> Entry:
+    cell = table.cell(arm, column)
+    if not cell.finished:
+        return _without_number(cell)
+    counts = [f"n = {len(cell.finished)}"]
     counts += [f"{len(runs)} {s}" for s in ("failed", "unfinished") if (runs := cell.having(s))]
-    if missing := table.missing(row, column):
+    if missing := table.missing(arm, column):
         counts.append(f"{missing} missing")
-    lines = [f"{100 * sample.mean:.2f}{spread}", ", ".join(counts)]
-    if (known := parameters(cell)) is not None:
-        lines.append(f"{known[0]:,.0f} live, {100 * known[1]:.3g} %")
-    return Entry(tuple(lines), best)
+    lines = [*_accuracy_only(cell).lines, ", ".join(counts)]
+    if cell.tuned:
+        lines.append(text((key.rpartition(".")[2], value) for key, value in cell.tuned))
+    return Entry(tuple(lines), best=arm in highest(table, column))
 
 
-def _entry_without_number(cell: Cell) -> Entry:
+def _without_number(cell: Cell) -> Entry:
     kind = status(cell)
     if failed := cell.having("failed"):
         error = failed[0].error or "no reason given"
@@ -214,38 +279,45 @@ def _entry_without_number(cell: Cell) -> Entry:
     return Entry(("missing",), kind=kind)
 
 
-def progress(run: Run) -> str:
-    """How far an unfinished run came: `epoch 12 of 300`."""
-    rows = history(run)
-    return f"epoch {rows[-1][metrics.EPOCH] if rows else 0} of {run.config.get('epochs', '?')}"
+def _minus_reference(table: Table, arm: Arm, reference: Arm, column: Column) -> Entry:
+    own, other = (table.cell(each, column).accuracies for each in (arm, reference))
+    difference = paired(own, other)
+    if arm == reference or difference.mean is None:
+        return Entry((_NONE,))
+    mean = points(difference.mean, "+")
+    if difference.low is None or difference.high is None:
+        return Entry((mean,))
+    interval = f"({points(difference.low, '+')} to {points(difference.high, '+')})"
+    return Entry((f"{mean} {interval}",))
 
 
-def _minus(first: str, second: str) -> str:
-    """`first − second`, with a line break before the minus at most."""
-    return f"{first.replace(' ', _FIXED)} −{_FIXED}{second.replace(' ', _FIXED)}"
+def _estimate(each: Comparison) -> tuple[str, str, str]:
+    """Estimate, interval and number of a comparison; slopes are given for a step of the measure."""
+    if each.slope is not None and each.measure is not None:
+        step, found = each.measure.step, each.slope
+        value, n = points(step * found.value, "+"), f"{found.arms} arms"
+        ends = [None if end is None else step * end for end in (found.low, found.high)]
+        value = f"{value} per {step:g}"
+    else:
+        assert each.difference is not None
+        mean, n = each.difference.mean, str(each.difference.n)
+        value = _NONE if mean is None else points(mean, "+")
+        ends = [each.difference.low, each.difference.high]
+        if each.difference.pinned:
+            n += f" (one {', one '.join(each.difference.pinned)})"
+    low, high = ends
+    if low is None or high is None:
+        return value, _NONE, n
+    return value, f"{points(low, '+')} to {points(high, '+')}", n
 
 
-def _name(text: str) -> Entry:
-    return Entry((text,), kind="name")
+def _name(words: str) -> Entry:
+    return Entry((words,), kind="name")
+
+
+def _text(words: str) -> Entry:
+    return Entry((words,), kind="text")
 
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _html_row(row: Sequence[Entry]) -> str:
-    start = "<tr class='group'>" if row[0].lines[0] else "<tr>"
-    return f"{start}{''.join(map(_html_entry, row))}</tr>"
-
-
-def _html_entry(entry: Entry) -> str:
-    first, *rest = map(escape, entry.lines)
-    first = f"<strong>{first}</strong>" if entry.best else first
-    small = "".join(f"<br><small>{line}</small>" for line in rest)
-    span = f" colspan='{entry.span}'" if entry.span > 1 else ""
-    tag = "th scope='row'" if entry.kind == "name" else f"td class='{entry.kind}'"
-    return f"<{tag}{span}>{first}{small}</{tag.split()[0]}>"
-
-
-def _markdown_line(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"

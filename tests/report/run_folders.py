@@ -68,6 +68,7 @@ def write_run(
         gap = {"graph/normalised_gap_mean": 0.1, "graph/ramanujan_ratio_mean": 0.95}
         no_gap = dict.fromkeys(gap)
         size = {"params/live": 14_990_922 if graph == "dense" else live, "params/dense": 14_990_922}
+        size |= {"graph/effective_parameters": live - 1000, "seconds": 12.5}
         values = size | (no_gap if graph == "dense" else gap | (measures or {}))
         _json(folder / "summary.json", {"test/accuracy": accuracy, "best_epoch": epochs, **values})
     elif failure is not None:

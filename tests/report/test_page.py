@@ -8,6 +8,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -18,7 +19,7 @@ from tests.report.run_folders import write_run
 
 pytest.importorskip("matplotlib", reason="the report's pictures need matplotlib")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-VIEWS = {"accuracy", "parameters", "gap", "bound", "validation", "loss", "layers"}
+VIEWS = {"accuracy", "parameters", "gap", "bound", "effective", "validation", "loss", "layers"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def report(tmp_path_factory):
 def test_everything_is_written(report):
     names = {path.name for path in report.iterdir()}
     assert names == {
-        "index.html", "report.md", "cells.csv", "differences.csv", "variances.csv", "runs.csv",
+        "index.html", "report.md", "cells.csv", "comparisons.csv", "variances.csv", "runs.csv",
         "figures",
     }  # fmt: skip
     figures = {path.name for path in (report / "figures").iterdir()}
@@ -67,7 +68,7 @@ def test_the_page_and_the_markdown_say_the_same(report):
             "What was not used", "no choices of model", "epoch 1 of 3", "90.50 ± 0.71",
         ):  # fmt: skip
             assert words in text
-    assert "alert(&#x27;x&#x27;)" in html
+    assert "alert(&#39;x&#39;)" in html
     assert r"\<script\>" in markdown
 
 
@@ -75,7 +76,11 @@ def test_the_page_refers_to_nothing_outside(report):
     html = (report / "index.html").read_text()
     links = re.findall(r"""(?:src|href)=["'](.*?)["']""", html)
     assert len(links) > len(VIEWS)
-    assert all(link.startswith(("data:", "#")) for link in links)
+    folders = [link for link in links if not link.startswith(("data:", "#"))]
+    assert folders
+    assert all((report / unquote(link) / "config.json").is_file() for link in folders)
+    anchors = {link for link in links if link.startswith("#")}
+    assert all(f'id="{anchor[1:]}"' in html for anchor in anchors)
     assert "<script" not in html
 
 

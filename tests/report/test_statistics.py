@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from expanders.report.read import Streams
+from expanders.report.run_records import Streams
 from expanders.report.statistics import (
     Sample,
     describe,

@@ -5,14 +5,14 @@ from io import StringIO
 
 import pytest
 
-from expanders.report import conclusions, records, tables
+from expanders.report import comparisons, csv_files, page, tables
 from expanders.report.grid import arrange
-from expanders.report.read import read_runs
+from expanders.report.run_records import read_records
 from tests.report.run_folders import write_run
 
 
 def arranged(root):
-    return arrange(read_runs(root)[0])
+    return arrange(read_records(root)[0])
 
 
 def only(root):
@@ -21,8 +21,8 @@ def only(root):
 
 
 def texts(table):
-    """The accuracy table as lists of first lines."""
-    return [[entry.lines[0] for entry in row] for row in tables.accuracies(table).rows]
+    """The accuracy table, without the kinds of its arms, as lists of first lines."""
+    return [[entry.lines[0] for entry in row[1:]] for row in tables.accuracies(table, {}).rows]
 
 
 @pytest.fixture
@@ -39,34 +39,35 @@ def grid(tmp_path):
 
 def test_the_papers_layout(grid):
     table = only(grid)
-    assert (table.title, table.settings, table.axis) == ("vgg16bn on digits", "", "degree")
+    assert (table.title, table.differs, table.axis) == ("vgg16bn on digits", "", "degree")
     assert texts(table) == [
         ["rreg", "92.00 ± 2.00", "93.00"],
         ["xnet", "82.00 ± 2.65", "missing"],
         ["random", "missing", "failed (1)"],
         ["dense twin", "95.00 ± 0.00"],
     ]
-    shown = tables.accuracies(table)
-    rreg = shown.rows[0][1]
-    assert rreg.lines[1:] == ("n = 3", "150,000 live, 1 %")
+    shown = tables.accuracies(table, {(table.arms[0], table.columns[0]): "runs-1-1"})
+    assert [row[0].lines[0] for row in shown.rows] == ["graph models", "", "", "dense and thin"]
+    rreg = shown.rows[0][2]
+    assert rreg.lines[1:] == ("n = 3",)
+    assert rreg.link == "#runs-1-1"
     assert rreg.best
-    assert not shown.rows[1][1].best
-    assert not shown.rows[0][2].best  # nothing to be better than
-    assert shown.rows[2][2].lines[1] == "out of | memory <b>"
-    assert shown.rows[3][1].span == 2
+    assert not shown.rows[1][2].best
+    assert not shown.rows[0][3].best  # nothing to be better than
+    assert shown.rows[2][3].lines[1] == "out of | memory <b>"
+    assert shown.rows[3][2].span == 2
 
 
 def test_single_pairs_show_their_differences_only(tmp_path):
     for graph, degree, accuracy in (("rreg", 3, 0.9), ("xnet", 3, 0.8), ("rreg", 15, 0.7)):
         write_run(tmp_path, graph, degree, 0, accuracy)
     write_run(tmp_path, "dense", seed=0, accuracy=0.95)
-    shown = tables.single_pairs(conclusions.compare(only(tmp_path)))
-    assert shown.header == ["difference", "degree 3", "degree 15"]
-    lines = [[entry.lines[0].replace("\N{NO-BREAK SPACE}", " ") for entry in r] for r in shown.rows]
-    assert lines == [
+    shown = tables.single_pairs(comparisons.compare(only(tmp_path)))
+    assert shown.header == ["difference, points", "degree 3", "degree 15"]
+    assert [[entry.lines[0] for entry in row] for row in shown.rows] == [
         ["rreg − xnet", "+10.00", "–"],
-        ["rreg − dense", "−5.00", "−25.00"],
-        ["xnet − dense", "−15.00", "–"],
+        ["rreg − dense twin", "−5.00", "−25.00"],
+        ["xnet − dense twin", "−15.00", "–"],
     ]
 
 
@@ -85,17 +86,17 @@ def test_cells_with_some_runs_say_what_they_lack(grid):
     write_run(grid, "xnet", 3, 7, None)
     write_run(grid, "xnet", 3, 8, None, failure="x")
     table = only(grid)
-    column = table.columns[0]
-    assert tables.accuracies(table).rows[1][1].lines[1] == "n = 3, 1 failed, 1 unfinished"
-    assert tables.accuracies(table).rows[0][1].lines[1] == "n = 3, 2 missing"
-    assert table.missing("dense", column) == 2
+    shown = tables.accuracies(table, {}).rows
+    assert shown[1][2].lines[1] == "n = 3, 1 failed, 1 unfinished"
+    assert shown[0][2].lines[1] == "n = 3, 2 missing"
+    assert table.missing(table.arms[-1], table.columns[0]) == 2
 
 
 def test_unfinished_cells_say_how_far_they_came(tmp_path):
     write_run(tmp_path, "rreg", accuracy=None, epochs=6)
-    (row, dense) = tables.accuracies(only(tmp_path)).rows
-    assert row[1].lines == ("unfinished (1)", "epoch 3 of 6")
-    assert dense[1].lines == ("missing",)
+    (row, dense) = tables.accuracies(only(tmp_path), {}).rows
+    assert row[2].lines == ("unfinished (1)", "epoch 3 of 6")
+    assert dense[2].lines == ("missing",)
 
 
 def test_models_are_the_columns_where_there_is_one_degree(tmp_path):
@@ -104,7 +105,7 @@ def test_models_are_the_columns_where_there_is_one_degree(tmp_path):
     write_run(tmp_path, "dense", model="resnet18")
     write_run(tmp_path, "dense", model="resnet152")
     table = only(tmp_path)
-    assert (table.title, table.settings, table.axis) == ("resnet on digits", "degree 3", "model")
+    assert (table.title, table.differs, table.axis) == ("resnet on digits, degree 3", "", "model")
     labels = [column.label for column in table.columns]
     assert labels == ["resnet18", "resnet50", "resnet101", "resnet152"]
     assert texts(table)[1] == ["dense twin", "90.00", "missing", "missing", "90.00"]
@@ -133,7 +134,7 @@ def test_runs_with_other_settings_never_share_a_cell(tmp_path):
     write_run(tmp_path, epochs=4, budget="paper")
     write_run(tmp_path, "dense", epochs=4)
     found, _ = arranged(tmp_path)
-    assert [(table.settings, texts(table)[-1][1]) for table in found] == [
+    assert [(table.differs, texts(table)[-1][1]) for table in found] == [
         ("epochs=3, degree.budget=equal", "missing"),
         ("epochs=4, degree.budget=equal", "90.00"),
         ("epochs=4, degree.budget=paper", "90.00"),
@@ -159,23 +160,19 @@ def test_of_two_runs_with_the_same_seeds_the_finished_one_is_used(tmp_path):
 
 
 def test_comparisons_are_worded_by_what_they_show(grid):
-    found = conclusions.compare(only(grid))
-    said = {(c.column.label, c.first, c.second): c.conclusion for c in found}
-    assert list(said) == [
-        ("degree 3", "rreg", "xnet"),
-        ("degree 3", "rreg", "dense"),
-        ("degree 3", "xnet", "dense"),
-        ("degree 15", "rreg", "dense"),
+    found = comparisons.compare(only(grid))
+    assert [(c.column.label, c.name, c.says) for c in found] == [
+        ("degree 3", "rreg − xnet", "rreg is better"),
+        ("degree 3", "rreg − dense twin", "cannot be told apart"),
+        ("degree 3", "xnet − dense twin", "dense twin is better"),
+        ("degree 15", "rreg − dense twin", "one pair"),
     ]
+    rows = [[entry.lines[0] for entry in row] for row in tables.comparisons(found).rows]
     # Differences 0.10, 0.11, 0.09: 10 ± 4.30 · 1 / √3 points
-    assert said["degree 3", "rreg", "xnet"] == (
-        "rreg is better than xnet by 7.52 to 12.48 points, and that holds among 3 tests."
-    )
-    assert (
-        "anything from −7.97 to +1.97 points remains possible" in said["degree 3", "rreg", "dense"]
-    )
-    assert said["degree 15", "rreg", "dense"].startswith("One pair: says nothing")
-    assert conclusions.summary(found).startswith("Of 3 comparisons over 3 paired seeds, 2 have")
+    assert rows[0][2:5] == ["+10.00", "+7.52 to +12.48", "3"]
+    assert rows[1][3] == "−7.97 to +1.97"
+    assert rows[3][2:6] == ["−2.00", "–", "1", "–"]
+    assert comparisons.in_short(found).startswith("Of 3 exploratory comparisons, 2 have")
 
 
 def test_what_holds_alone_but_not_among_many_is_a_hint(tmp_path):
@@ -184,34 +181,31 @@ def test_what_holds_alone_but_not_among_many_is_a_hint(tmp_path):
         for seed, gain in enumerate([0.003, 0.005, 0.007]):
             write_run(tmp_path, "rreg", degree, seed, 0.9 + gain)
             write_run(tmp_path, "xnet", degree, seed, 0.9)
-    found = conclusions.compare(only(tmp_path))
-    assert [each.established for each in found] == [False] * 3
-    assert all("a hint, no more" in each.conclusion for each in found)
+    found = comparisons.compare(only(tmp_path))
+    assert [each.verdict for each in found] == ["hint"] * 3
+    assert {each.says for each in found} == {"a hint: rreg is better"}
 
 
 def test_one_seed_concludes_nothing_and_no_shared_seed_compares_nothing(tmp_path):
     write_run(tmp_path, "rreg", seed=0)
     write_run(tmp_path, "xnet", seed=1)
-    found = conclusions.compare(only(tmp_path))
-    assert [each.conclusion for each in found] == [
-        "No pair of runs shares its seeds: not compared."
-    ]
-    assert "nothing can be concluded" in conclusions.summary(found)
+    found = comparisons.compare(only(tmp_path))
+    assert [each.says for each in found] == ["no pairs"]
+    assert "nothing can be concluded" in comparisons.in_short(found)
     write_run(tmp_path, "xnet", seed=0)
-    (one,) = conclusions.compare(only(tmp_path))
-    assert one.conclusion.startswith("One pair")
-    assert "nothing to compare" in conclusions.summary([])
+    (one,) = comparisons.compare(only(tmp_path))
+    assert one.says == "one pair"
+    assert "nothing to compare" in comparisons.in_short([])
 
 
 def test_equal_differences_give_no_interval_and_a_single_stream_is_named(tmp_path):
     for seed in range(3):
         write_run(tmp_path, "rreg", seed=0, accuracy=0.9, seeds={"graph": seed})
         write_run(tmp_path, "xnet", seed=0, accuracy=0.8, seeds={"graph": seed})
-    (found,) = conclusions.compare(only(tmp_path))
-    assert found.conclusion == (
-        "All 3 differences are equal: no interval can be computed from them."
-        " Only for this one initialization and order of the data."
-    )
+    (found,) = comparisons.compare(only(tmp_path))
+    assert found.says == "all pairs differ equally"
+    (row,) = tables.comparisons([found]).rows
+    assert row[4].lines == ("3 (one init, one data)",)
 
 
 def test_variance_is_split_where_the_seeds_allow(tmp_path):
@@ -221,40 +215,52 @@ def test_variance_is_split_where_the_seeds_allow(tmp_path):
             write_run(tmp_path, accuracy=accuracy, seeds={"graph": graph, "init": init})
     write_run(tmp_path, "xnet")
     table = only(tmp_path)
-    (found,) = conclusions.split(table)
-    assert (found.row, found.start) == ("rreg", "init")
+    (found,) = comparisons.split(table)
+    assert (found.arm.label, found.start) == ("rreg", "init")
     assert found.components.first == pytest.approx(4e-4, rel=0.01)
-    assert found.conclusion == (
-        "an effect of the graph is seen; "
-        "none of the init is (that does not prove that there is none)"
-    )
+    assert found.says == "effect of graph"
     (row,) = tables.splits([found]).rows
     assert [entry.lines[0] for entry in row[:4]] == ["degree 3", "rreg", "3 × 3", "2.00 (100 %)"]
-    (record,) = records.variances(table, [found])
+    (record,) = csv_files.variances(table, [found])
     assert record["variance_graph"] == found.components.first
 
 
 def test_html_and_markdown_keep_what_would_be_their_own_characters(grid):
-    shown = tables.accuracies(only(grid))
-    html = tables.to_html(shown)
+    section = page.Section("a <b> | c", [page.Block(table=tables.accuracies(only(grid), {}))])
+    html, markdown = page.pages("title", "", [section]).values()
     assert "out of | memory &lt;b&gt;" in html
-    assert "<td class='number'><strong>92.00 ± 2.00</strong>" in html
-    assert "colspan='2'" in html
-    lines = tables.to_markdown(shown).splitlines()
-    assert lines[0] == "| graph | degree 3 | degree 15 |"
-    assert lines[2].startswith("| rreg | **92.00 ± 2.00**<br>n = 3<br>150,000 live, 1 % |")
+    assert '<td class="number"><strong>92.00 ± 2.00</strong>' in html
+    assert 'colspan="2"' in html
+    assert "## a \\<b\\> \\| c" in markdown
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert lines[0] == "|  | wiring | degree 3 | degree 15 |"
+    assert lines[2].startswith("| graph models | rreg | **92.00 ± 2.00**<br>n = 3 |")
     assert r"out of \| memory \<b\>" in lines[4]
-    assert lines[5].endswith("|  |")
+    assert lines[5].count(" |") == lines[0].count(" |")
 
 
 def test_csv_has_every_cell(grid):
     table = only(grid)
-    rows = list(csv.DictReader(StringIO(records.to_csv(records.cells([table])))))
+    rows = list(csv.DictReader(StringIO(csv_files.to_csv(csv_files.cells([table])))))
     assert len(rows) == 2 * 4
-    cells = {(row["graph"], row["degree"]): row for row in rows}
+    cells = {(row["wiring"], row["degree"]): row for row in rows}
     assert float(cells["rreg", "degree 3"]["accuracy_mean"]) == pytest.approx(0.92)
-    assert cells["rreg", "degree 3"]["live_parameters"] == "150000.0"
+    assert cells["rreg", "degree 3"]["params/live"] == "150000.0"
     assert cells["xnet", "degree 15"]["status"] == "missing"
     assert cells["xnet", "degree 15"]["accuracy_mean"] == ""
     assert cells["random", "degree 15"]["status"] == "failed"
-    assert records.to_csv([]) == ""
+    assert csv_files.to_csv([]) == ""
+
+
+def test_csv_cells_that_a_spreadsheet_would_compute_are_quoted():
+    line = {
+        "=1+1": "=2+5",
+        "text": "-1",
+        "at": "@SUM(A1)",
+        "plus": "+",
+        "number": -0.5,
+        "none": None,
+    }
+    assert csv_files.to_csv([line]) == (
+        "'=1+1,text,at,plus,number,none\n'=2+5,'-1,'@SUM(A1),'+,-0.5,\n"
+    )

@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from expanders.errors import SettingError
-from expanders.report.read import Streams, history, layers, number, read_runs
+from expanders.report.run_records import Streams, number, read_records
 from tests.conftest import ROOT
 from tests.report.run_folders import write_run
 
 
 def only(root):
-    (run,), skipped = read_runs(root)
+    (run,), skipped = read_records(root)
     assert skipped == []
     return run
 
@@ -26,8 +26,8 @@ def test_a_finished_run(tmp_path):
     assert run.accuracy == 0.875
     assert run.streams == Streams(4, 4, 4)
     assert run.choices["graph"] == "rreg"
-    assert [row["epoch"] for row in history(run)] == [1, 2, 3]
-    assert layers(run) == [("features.3", 192), ("features.7", 192)]
+    assert [row["epoch"] for row in run.history()] == [1, 2, 3]
+    assert run.layers == [("features.3", 192), ("features.7", 192)]
 
 
 def test_pinned_streams_and_dense_networks(tmp_path):
@@ -40,7 +40,7 @@ def test_pinned_streams_and_dense_networks(tmp_path):
 def test_failed_and_unfinished_runs(tmp_path):
     write_run(tmp_path, seed=0, accuracy=None, failure="the loss\nbecame nan")
     write_run(tmp_path, seed=1, accuracy=None)
-    runs, skipped = read_runs(tmp_path)
+    runs, skipped = read_records(tmp_path)
     assert skipped == []
     assert [(run.state, run.error) for run in runs] == [
         ("failed", "the loss became nan"),
@@ -85,7 +85,10 @@ def test_a_summary_that_cannot_be_used_is_a_failure_with_its_reason(tmp_path, te
     ("config", "reason"),
     [
         ('{"choices"', "config.json is damaged"),
-        ('{"model_type": "bert"}', "not that of a run: no choices of model, graph, dataset"),
+        (
+            '{"model_type": "bert"}',
+            "not that of a run: no choices of model, graph, dataset by name",
+        ),
         ('{"choices": {"model": "m", "graph": "g", "dataset": "d"}}', "no whole numbers for seed"),
         (
             '{"choices": {"model": "m", "graph": "g", "dataset": "d"}, "seed": 0, "degree": 3}',
@@ -98,7 +101,7 @@ def test_foreign_and_damaged_folders_are_named_and_left_out(tmp_path, config, re
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text(config)
-    runs, (skipped,) = read_runs(tmp_path)
+    runs, (skipped,) = read_records(tmp_path)
     assert len(runs) == 1
     assert skipped.path == other
     assert reason in skipped.reason
@@ -108,7 +111,7 @@ def test_a_run_that_failed_before_it_had_settings_is_named(tmp_path):
     write_run(tmp_path)
     early = tmp_path / "early"
     (early / ".hydra").mkdir(parents=True)
-    _, (skipped,) = read_runs(tmp_path)
+    _, (skipped,) = read_records(tmp_path)
     assert skipped == (early, "has no config.json")
 
 
@@ -136,39 +139,39 @@ def test_damaged_lines_of_metrics_and_layers_are_left_out(tmp_path):
     (folder / "metrics.jsonl").write_text(whole + '\n"text"\n{"epoch": 4, "val/acc')
     (folder / "graph.json").write_text('{"layers": [{"name": "a"}]}')
     run = only(tmp_path)
-    assert [row["epoch"] for row in history(run)] == [1, 2, 3]
-    assert layers(run) == []
+    assert [row["epoch"] for row in run.history()] == [1, 2, 3]
+    assert run.layers == []
     (folder / "metrics.jsonl").unlink()
     (folder / "graph.json").write_bytes(b"\xff")
-    assert history(run) == []
-    assert layers(run) == []
+    assert run.history() == []
+    assert run.layers == []
 
 
 def test_a_folder_without_runs_is_one_clear_line(tmp_path):
     with pytest.raises(SettingError, match=r"RUNS_DIR=.*absent: there is no such folder"):
-        read_runs(tmp_path / "absent")
+        read_records(tmp_path / "absent")
     with pytest.raises(SettingError, match=r"holds no run that can be read; give the folder"):
-        read_runs(tmp_path)
+        read_records(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(SettingError, match=r"holds no run .*config.json is damaged"):
-        read_runs(tmp_path)
+        read_records(tmp_path)
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
-    from expanders.report import read
+    from expanders.report import run_records
 
     write_run(tmp_path)
     locked = tmp_path / "locked"
     locked.mkdir()
-    scandir = read.os.scandir
+    scandir = run_records.os.scandir
 
     def refuse(folder):
         if folder == locked:
             raise PermissionError(13, "Permission denied")
         return scandir(folder)
 
-    monkeypatch.setattr(read.os, "scandir", refuse)
-    runs, skipped = read_runs(tmp_path)
+    monkeypatch.setattr(run_records.os, "scandir", refuse)
+    runs, skipped = read_records(tmp_path)
     assert len(runs) == 1
     assert skipped == [(locked, "Permission denied")]
 
@@ -184,15 +187,16 @@ def test_a_thousand_runs_are_read_and_arranged(tmp_path):
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(config | {"seed": seed}))
         (folder / "summary.json").write_bytes(summary)
-    runs, _ = read_runs(tmp_path)
+    runs, _ = read_records(tmp_path)
     (table,), copies = arrange(runs)
-    assert len(table.cell("rreg", table.columns[0]).finished) == 1000
+    assert len(table.cell(table.arms[0], table.columns[0]).finished) == 1000
     assert copies == []
 
 
 def test_the_report_imports_no_pytorch():
     code = (
-        "import sys, expanders.report.__main__, expanders.report.content, expanders.report.records;"
+        "import sys, expanders.report.__main__, expanders.report.content;"
+        "import expanders.report.csv_files;"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,239 @@
+"""What the runs of a table allow to say: differences, slopes, shares of variance."""
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from expanders.errors import SettingError
+from expanders.report.grid import Arm, Column, Table
+from expanders.report.measures import AGAINST, Measure
+from expanders.report.statistics import (
+    Components,
+    Difference,
+    Slope,
+    graph_and_start,
+    holm,
+    paired,
+    slope,
+)
+
+CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE
+
+Verdict = Literal["holds", "hint", "open", "untested"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference between two arms of a column, or a slope along the arms of a dial.
+
+    Attributes:
+        column: the place of the grid.
+        arms: the two that are compared, or those of the dial.
+        p: of its test; None where there is none.
+        planned: whether it was declared in advance.
+        adjusted_p: after Holm, for all comparisons of the table that were not; None if planned.
+        difference: of the first arm minus the second.
+        slope, measure: of the accuracy along a measure.
+    """
+
+    column: Column
+    arms: tuple[Arm, ...]
+    p: float | None
+    planned: bool
+    adjusted_p: float | None = None
+    difference: Difference | None = None
+    slope: Slope | None = None
+    measure: Measure | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """`holds` after correction, a `hint` without it, `open`, or `untested`."""
+        if self.p is None:
+            return "untested"
+        if (self.p if self.adjusted_p is None else self.adjusted_p) <= LEVEL:
+            return "holds"
+        return "hint" if self.p <= LEVEL else "open"
+
+    @property
+    def name(self) -> str:
+        """`rreg − xnet`, or `rewired, along the normalised gap`."""
+        if self.measure is not None:
+            return f"{self.arms[0].graph[0]}, along the {self.measure.heading}"
+        return " − ".join(arm.label for arm in self.arms)
+
+    @property
+    def says(self) -> str:
+        """The verdict in a few words, which the report explains once."""
+        if self.slope is not None and self.measure is not None:
+            if self.p is None:
+                return "all on one line"
+            trend = "rises" if self.slope.value > 0 else "falls"
+            found = f"accuracy {trend}"
+        else:
+            assert self.difference is not None
+            if self.difference.mean is None:
+                return "no pairs"
+            if self.p is None:
+                return "one pair" if self.difference.n == 1 else "all pairs differ equally"
+            found = f"{self.arms[self.difference.mean < 0].label} is better"
+        words = {"holds": found, "hint": f"a hint: {found}", "open": "cannot be told apart"}
+        return words[self.verdict]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The variance of one cell, split into graph and start."""
+
+    column: Column
+    arm: Arm
+    start: str
+    components: Components
+
+    @property
+    def says(self) -> str:
+        """Which of the two is seen to matter."""
+        c = self.components
+        if c.p_first is None:
+            return "nothing is left to test against"
+        tests = (("graph", c.p_first), (self.start, c.p_second))
+        seen = [name for name, p in tests if p is not None and p <= LEVEL]
+        return f"effect of {' and '.join(seen)}" if seen else "no effect seen"
+
+
+def compare(table: Table, contrasts: Collection[str] = ()) -> list[Comparison]:
+    """All pairs of arms with finished runs in every column, and the slopes along all dials.
+
+    `contrasts` are those that were declared in advance: `rreg:xnet` for a difference, `rewired`
+    for the slope along the normalised gap of a dial.
+    """
+    found = []
+    for column in table.columns:
+        known = {arm: table.cell(arm, column).accuracies for arm in table.arms}
+        shown = [arm for arm, accuracies in known.items() if accuracies]
+        for first, second in itertools.combinations(shown, 2):
+            turned = any(_names(contrast, second, first) for contrast in contrasts)
+            one, two = (second, first) if turned else (first, second)
+            planned = turned or any(_names(contrast, one, two) for contrast in contrasts)
+            difference = paired(known[one], known[two], CONFIDENCE)
+            found.append(
+                Comparison(column, (one, two), difference.p, planned, difference=difference)
+            )
+        for arms in dials(table):
+            for name, measure in AGAINST.items():
+                line = slope(along(table, column, arms, measure), CONFIDENCE)
+                if line is not None:
+                    planned = name == "gap" and arms[0].graph[0] in contrasts
+                    found.append(
+                        Comparison(column, arms, line.p, planned, slope=line, measure=measure)
+                    )
+    explored = [each for each in found if each.p is not None and not each.planned]
+    adjusted = iter(holm([each.p for each in explored if each.p is not None]))
+    corrected = {id(each): next(adjusted) for each in explored}
+    return [replace(each, adjusted_p=corrected.get(id(each))) for each in found]
+
+
+def dials(table: Table) -> list[tuple[Arm, ...]]:
+    """The sets of three or more arms that differ in one number of their graph model only."""
+    found = []
+    families = itertools.groupby(table.sparse, key=lambda arm: (arm.kind, arm.graph[0]))
+    for (kind, _), family in families:
+        arms = tuple(family)
+        settings = [dict(arm.graph[1]) for arm in arms]
+        keys = {key for each in settings for key in each}
+        varied = [k for k in keys if len({each.get(k) for each in settings}) > 1]
+        if kind in ("graph models", "controls") and len(arms) > 2 and len(varied) == 1:
+            values = [each.get(varied[0]) for each in settings]
+            if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+                found.append(arms)
+    return found
+
+
+def along(
+    table: Table, column: Column, arms: Sequence[Arm], measure: Measure
+) -> list[list[tuple[float, float]]]:
+    """For each arm the measure and the accuracy of its runs.
+
+    Where the measure is the normalised gap, arms of mostly disconnected graphs are left out: all of
+    these have the gap 0, however well or badly their parts expand.
+    """
+    found = []
+    for arm in arms:
+        cell = table.cell(arm, column)
+        if measure is AGAINST["gap"] and cell.disconnected:
+            continue
+        values = [(measure.value(record), record.accuracy) for record in cell.finished]
+        found.append([(x, y) for x, y in values if x is not None])
+    return [points for points in found if points]
+
+
+def check_contrasts(tables: Sequence[Table], contrasts: Collection[str]) -> None:
+    """Refuse contrasts that no table has.
+
+    Raises:
+        SettingError: with the names that there are.
+    """
+    names = {name for t in tables for arm in t.arms for name in (arm.label, arm.graph[0])}
+    turning = {arms[0].graph[0] for table in tables for arms in dials(table)}
+    pairs: Callable[[str], bool] = lambda contrast: any(  # noqa: E731
+        _names(contrast, first, second)
+        for table in tables
+        for first, second in itertools.permutations(table.arms, 2)
+    )
+    for contrast in contrasts:
+        if not (pairs(contrast) if ":" in contrast else contrast in turning):
+            there = f"the arms are {', '.join(sorted(names))}"
+            dial = f"the dials {', '.join(sorted(turning))}" if turning else "there is no dial"
+            raise SettingError("contrast", contrast, f"is in no table; {there}; {dial}")
+
+
+def split(table: Table) -> list[Split]:
+    """The cells of a table whose seeds allow to split their variance."""
+    found = []
+    for arm, column in itertools.product(table.sparse, table.columns):
+        accuracies = table.cell(arm, column).accuracies
+        components = graph_and_start(accuracies)
+        if components is not None:
+            inits = len({streams.init for streams in accuracies})
+            data = len({streams.data for streams in accuracies})
+            start = " and ".join(["init"] * (inits > 1) + ["data order"] * (data > 1))
+            found.append(Split(column, arm, start, components))
+    return found
+
+
+def in_short(comparisons: Sequence[Comparison]) -> str:
+    """How many comparisons say something, in a sentence or two."""
+    if not comparisons:
+        return "There are no two arms with a finished run in one column: nothing to compare."
+    tested = [each for each in comparisons if each.p is not None]
+    if not tested:
+        return (
+            "No two arms share more than one seed: the differences may be chance, and nothing can "
+            "be concluded from them. Run several seeds of each."
+        )
+    planned = [each for each in tested if each.planned]
+    explored = [each for each in tested if not each.planned]
+    words = []
+    if planned:
+        hold = [each.says for each in planned if each.verdict == "holds"]
+        result = f": {'; '.join(hold)}" if hold else ""
+        words.append(f"{len(hold)} of {len(planned)} contrasts declared in advance hold{result}.")
+    if explored:
+        alone = sum(each.verdict in ("holds", "hint") for each in explored)
+        hold_too = sum(each.verdict == "holds" for each in explored)
+        words.append(
+            f"Of {len(explored)} exploratory comparisons, {alone} have an interval that leaves out "
+            f"zero ({LEVEL * len(explored):.2g} would by chance if all arms were equal), and "
+            f"{hold_too} hold after Holm's correction."
+        )
+    return " ".join(words)
+
+
+def _names(contrast: str, first: Arm, second: Arm) -> bool:
+    """Whether `first:second` is meant; labels may hold colons themselves."""
+    return any(
+        contrast == f"{one}:{two}"
+        for one in (first.label, first.graph[0])
+        for two in (second.label, second.graph[0])
+    )

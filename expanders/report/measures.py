@@ -1,0 +1,93 @@
+"""What a table shows of each cell beside its accuracy: one entry here is one column there.
+
+The names of the numbers are those of `expanders.training.metrics`. A column appears where any run
+of a table has the number, so that old runs do without new ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+from expanders.report.grid import Cell
+from expanders.report.run_records import RunRecord
+from expanders.training import metrics
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a run.
+
+    Attributes:
+        heading: of its column, with the unit.
+        value: the number of one run; None where the run does not have it.
+        shown: how the mean over the runs of a cell is written.
+        step: the change of this measure that slopes are given for; 0 where there are none.
+    """
+
+    heading: str
+    value: Callable[[RunRecord], float | None]
+    shown: Callable[[float], str] = "{:.3g}".format
+    step: float = 0
+
+    def mean(self, cell: Cell) -> float | None:
+        """Over the finished runs of a cell that have it."""
+        known = [v for record in cell.finished if (v := self.value(record)) is not None]
+        return fmean(known) if known else None
+
+
+def _named(name: str, scale: float = 1) -> Callable[[RunRecord], float | None]:
+    def value(record: RunRecord) -> float | None:
+        return scale * record.summary[name] if name in record.summary else None
+
+    return value
+
+
+def _percent(name: str, whole: str) -> Callable[[RunRecord], float | None]:
+    def value(record: RunRecord) -> float | None:
+        share = record.share(name, whole)
+        return None if share is None else 100 * share
+
+    return value
+
+
+def _seconds(value: float) -> str:
+    """`0.21 s`, `42 s`, `12.3 min`, `5.1 h`."""
+    if value < 60:
+        return f"{value:.2g} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.1f} min" if value < 3600 else f"{value / 3600:.1f} h"
+
+
+_count = "{:,.0f}".format
+
+GAP = Measure("normalised gap", _named(metrics.NORMALISED_GAP), step=0.1)
+RATIO = Measure("σ2 / bound", _named(metrics.RAMANUJAN_RATIO), step=0.1)
+EFFECTIVE = Measure(
+    "effective parameters", _named(metrics.graph("effective_parameters")), _count, step=1000
+)
+LIVE = Measure("live parameters", _named(metrics.LIVE_PARAMETERS), _count)
+AGAINST = {"gap": GAP, "bound": RATIO, "effective": EFFECTIVE}
+"""What accuracy is drawn against and its slopes are taken along, by the name of the picture."""
+
+COSTS = (
+    Measure("top-5 accuracy, %", _named(metrics.TEST_TOP5_ACCURACY, 100), "{:.2f}".format),
+    LIVE,
+    Measure("of dense, %", _percent(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS)),
+    Measure("MFLOP an image", _named(metrics.LIVE_FLOPS, 1e-6)),
+    Measure("of dense, %", _percent(metrics.LIVE_FLOPS, metrics.DENSE_FLOPS)),
+    Measure("training", _named(metrics.SECONDS), _seconds),
+    Measure("images/s", lambda record: record.images_per_second, _count),
+    Measure("peak memory, MB", _named(metrics.PEAK_MEMORY, 1e-6), _count),
+)
+
+GRAPHS = (
+    GAP,
+    Measure("least gap", _named(metrics.graph("normalised_gap_min"))),
+    RATIO,
+    Measure("largest σ2 / bound", _named(metrics.graph("ramanujan_ratio_max"))),
+    Measure("layers within the bound, %", _named(metrics.graph("ramanujan_share"), 100)),
+    Measure("disconnected layers", _named(metrics.graph("disconnected_layers"))),
+    Measure("dead outputs", _named(metrics.graph("dead_outputs")), _count),
+    Measure("unused inputs", _named(metrics.graph("unused_inputs")), _count),
+    EFFECTIVE,
+    Measure("of live weights, %", _named(metrics.graph("effective_share"), 100)),
+)

@@ -1,0 +1,294 @@
+"""Run folders on the disk as records of what they say: whole, cut off and damaged ones."""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from expanders.errors import SettingError
+from expanders.training import metrics
+
+DENSE = "dense"  # the graph model of unpruned networks
+State = Literal["finished", "failed", "unfinished"]
+_UNDRAWN = (DENSE, "thin")  # dense networks have no graph to draw
+
+# What a folder has that a run was started in.
+_SIGNS = {"config.json", "failure.json", "summary.json", "last.pt", ".hydra"}
+_GROUPS = ("model", "graph", "dataset")
+
+_DEEPEST = 50  # levels of a configuration
+_LONGEST = 1000  # characters of one of its texts
+_LARGEST = 1e100  # of numbers, so that their squares and quotients are floats too
+# Controls, halves of characters, and what XML forbids: files could not hold them.
+_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class Streams(NamedTuple):
+    """The seeds of a run's random streams; graph is None where nothing is drawn from it."""
+
+    graph: int | None
+    init: int
+    data: int
+
+    @property
+    def start(self) -> tuple[int, int]:
+        """What decides the initial weights and what is seen in which order."""
+        return self.init, self.data
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says.
+
+    Attributes:
+        folder: where it lies.
+        config: its resolved settings, nested.
+        streams: its seeds.
+        state: `finished` with an accuracy, `failed`, or `unfinished` (cut off, or still running).
+        summary: the numbers of its summary.json, by name; empty unless it finished.
+        error: why it failed, in one line.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    streams: Streams
+    state: State
+    summary: Mapping[str, float]
+    error: str = ""
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """The named choices: model, graph, dataset and others."""
+        choices: Mapping[str, str] = self.config["choices"]
+        return choices
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy of a finished run, from 0 to 1."""
+        return self.summary[metrics.TEST_ACCURACY]
+
+    @property
+    def density(self) -> float | None:
+        """Live parameters of the whole network as a share of its dense twin's, if known."""
+        return self.share(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS)
+
+    @property
+    def disconnected(self) -> float | None:
+        """The share of its wired layers whose graph is not connected, if known."""
+        count = self.summary.get(metrics.graph("disconnected_layers"))
+        return None if count is None or not self.layers else count / len(self.layers)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What its wiring looked at: weights, images; nothing for graph models."""
+        return ()
+
+    def share(self, name: str, whole: str) -> float | None:
+        """One positive number of the summary divided by another, if both are there."""
+        first, second = self.summary.get(name, 0), self.summary.get(whole, 0)
+        return first / second if first > 0 and second > 0 else None
+
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of the epochs that it has done; lines that are not JSON are left out."""
+        try:
+            lines = _content(self.folder / "metrics.jsonl").decode().splitlines()
+        except (_Unreadable, UnicodeDecodeError):
+            return []
+        try:
+            rows = json.loads(f"[{','.join(lines)}]")  # one call for the file is much the fastest
+        except (ValueError, RecursionError):
+            rows = [_parsed(line) for line in lines]
+        return [r for r in rows if isinstance(r, dict) and number(r.get(metrics.EPOCH)) is not None]
+
+    @cached_property
+    def images_per_second(self) -> float | None:
+        """The median over its epochs."""
+        speeds = [number(row.get(metrics.IMAGES_PER_SECOND)) for row in self.history()]
+        known = [speed for speed in speeds if speed is not None]
+        return median(known) if known else None
+
+    @cached_property
+    def layers(self) -> list[tuple[str, int]]:
+        """Name and number of edges of each layer that was wired."""
+        try:
+            layers = _mapping(self.folder / "graph.json")["layers"]
+            wired = [layer for layer in layers if not layer["note"].startswith("kept")]
+            found = [(str(layer["name"]), number(layer["edges"])) for layer in wired]
+        except (_Unreadable, KeyError, TypeError, AttributeError):
+            return []
+        return [(name, int(edges)) for name, edges in found if edges is not None and edges > 0]
+
+
+class Skipped(NamedTuple):
+    """A path that could not be used, and why."""
+
+    path: Path
+    reason: str
+
+
+def read_records(root: Path) -> tuple[list[RunRecord], list[Skipped]]:
+    """The records of all runs in `root` and below it, and what could not be read as one.
+
+    Raises:
+        SettingError: if there is no such folder, or nothing in it is a run.
+    """
+    if not root.is_dir():
+        raise SettingError("RUNS_DIR", root, "there is no such folder")
+    skipped: list[Skipped] = []
+    records = []
+    for folder in _run_folders(root, skipped):
+        try:
+            records.append(_record(folder))
+        except _Unreadable as error:
+            skipped.append(Skipped(folder, str(error)))
+    if not records:
+        found = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
+        remedy = "give the folder that launch.py writes to, its runs_dir"
+        raise SettingError("RUNS_DIR", root, f"holds no run that can be read{found}; {remedy}")
+    return records, skipped
+
+
+def number(value: object) -> float | None:
+    """`value` if it is a number that can be computed with, otherwise None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= _LARGEST else None
+
+
+def printable(text: str) -> str:
+    """Text on one line that any file can hold: other characters as `\\xff`, `\\ud800`."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+
+
+class _Unreadable(Exception):
+    """A file that is not what it should be; the message is for the user."""
+
+
+def _run_folders(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
+    """Folders that a run was started in, in order of their names; links are followed once."""
+    seen = set()
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            skipped.append(Skipped(folder, error.strerror or str(error)))
+            continue
+        if _SIGNS & {entry.name for entry in entries}:
+            yield folder
+            continue
+        for entry in entries:
+            try:
+                if entry.is_dir() and not entry.name.startswith("."):
+                    pending.append(folder / entry.name)
+            except OSError as error:  # a link to itself
+                skipped.append(Skipped(folder / entry.name, error.strerror or str(error)))
+
+
+def _record(folder: Path) -> RunRecord:
+    config = _mapping(folder / "config.json")
+    _check(config)
+    streams = _streams(config)
+    state: State = "unfinished"
+    error = ""
+    summary: dict[str, float] = {}
+    try:
+        if os.path.lexists(folder / "summary.json"):
+            content = _mapping(folder / "summary.json")
+            _check(list(content))
+            summary = {k: v for k, value in content.items() if (v := number(value)) is not None}
+            if not 0 <= summary.get(metrics.TEST_ACCURACY, -1) <= 1:
+                what = f"summary.json has no {metrics.TEST_ACCURACY} between 0 and 1"
+                raise _Unreadable(what)
+            state = "finished"
+        elif os.path.lexists(folder / "failure.json"):
+            state = "failed"
+            error = printable(str(_mapping(folder / "failure.json").get("error", "")))
+    except _Unreadable as reason:
+        state, summary, error = "failed", {}, str(reason)
+    return RunRecord(folder, config, streams, state, summary, error)
+
+
+def _streams(config: Mapping[str, Any]) -> Streams:
+    """The seeds of a configuration that has all that the report needs."""
+    choices = config.get("choices")
+    if (
+        not isinstance(choices, dict)
+        or not all(isinstance(name, str) and name for name in choices.values())
+        or not choices.keys() >= set(_GROUPS)
+    ):
+        words = ", ".join(_GROUPS)
+        raise _Unreadable(f"config.json is not that of a run: no choices of {words} by name")
+    if not all(isinstance(config.get(name, {}), dict) for name in (*_GROUPS, "degree")):
+        raise _Unreadable("config.json is not that of a run: a group is not a mapping")
+    pinned = config.get("seeds")
+    own = pinned if isinstance(pinned, dict) else {}
+    seeds = [config.get("seed") if own.get(n) is None else own[n] for n in Streams._fields]
+    whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
+    if len(whole) < len(seeds):
+        raise _Unreadable("config.json has no whole numbers for seed and seeds")
+    graph, init, data = whole
+    return Streams(None if choices["graph"] in _UNDRAWN else graph, init, data)
+
+
+def _check(value: object, depth: int = 0) -> None:
+    """Refuse what cannot be computed with or written down, at any level of a configuration."""
+    if depth > _DEEPEST:
+        raise _Unreadable(f"is nested too deep: more than {_DEEPEST} levels")
+    if isinstance(value, str):
+        if _NOT_TEXT.search(value):
+            raise _Unreadable(f"holds a character that cannot be shown, in {value[:40]!a}")
+        if len(value) > _LONGEST:
+            raise _Unreadable(f"holds a name or text of {len(value)} characters")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check(key, depth + 1)
+            _check(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check(item, depth + 1)
+    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
+        raise _Unreadable("holds a number beyond what can be computed with")
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file."""
+    try:
+        content = json.loads(_content(path))
+    except RecursionError:
+        raise _Unreadable(f"{path.name} is nested too deep") from None
+    except ValueError as error:
+        raise _Unreadable(f"{path.name} is damaged: {printable(str(error))}") from None
+    if not isinstance(content, dict):
+        raise _Unreadable(f"{path.name} holds no mapping")
+    return content
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file; others, such as pipes, could have us wait forever."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise _Unreadable(f"{path.name} is no file")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise _Unreadable(f"has no {path.name}") from None
+    except OSError as error:
+        raise _Unreadable(f"{path.name} cannot be read: {error.strerror}") from None
+
+
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
