@@ -8,10 +8,12 @@ computes everything. *Auto* takes the path that was measured to be faster.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from expanders.errors import SettingError
 from expanders.wiring import native
@@ -79,7 +81,7 @@ def conv2d(
     margins: Sequence[int] = (0, 0, 0, 0),
     dilation: Sequence[int] = (1, 1),
 ) -> Tensor:
-    """Convolution over edges only; differentiable in `x` and `weight`, once.
+    """Convolution over edges only; differentiable in `x` and `weight`, any number of times.
 
     Args:
         x: images, (N, num_left, H, W).
@@ -94,8 +96,14 @@ def conv2d(
 
     Raises:
         RuntimeError: on wrong shapes, or if it could not be built (see `native.is_available`).
+        NotImplementedError: in forward-mode differentiation.
     """
-    y: Tensor = torch.ops.expanders.sparse_conv2d(
+    if forward_ad._current_level >= 0:  # compiled, tangents would be lost without a word
+        raise NotImplementedError(
+            "layers that compute over edges have no forward-mode derivatives (jvp, jacfwd): "
+            "use reverse mode (grad, vjp, jacrev), or execution=dense"
+        )
+    y: Tensor = _Convolution.apply(
         x.to(weight.dtype), weight, edges, num_right, stride, margins, dilation
     )
     return y
@@ -104,19 +112,92 @@ def conv2d(
 # ---------------------------------------------------------------------------- autograd and tracing
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, edges, _, *ctx.geometry = inputs
-    ctx.save_for_backward(x, weight, edges)
+class _Convolution(torch.autograd.Function):
+    """The operator, differentiable.
+
+    The output is linear in the input and linear in the weights, and so is each of their gradients
+    in what it is made of. Derivatives of any order are therefore made of the same two operators,
+    this one and `_Gradients`. `torch.func` needs these classes, and the compiler needs them to name
+    their arguments; the operators' own registration serves who calls them directly.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor,
+        edges: Tensor,
+        num_right: int,
+        stride: Sequence[int],
+        margins: Sequence[int],
+        dilation: Sequence[int],
+    ) -> Any:
+        return torch.ops.expanders.sparse_conv2d(
+            x, weight, edges, num_right, stride, margins, dilation
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, weight, edges, _, *ctx.geometry = inputs
+        ctx.save_for_backward(x, weight, edges)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        x_grad, weight_grad = _Gradients.apply(
+            grad, *ctx.saved_tensors, *ctx.geometry, need_x, need_weight
+        )
+        unused = (None,) * 5
+        return (x_grad if need_x else None, weight_grad if need_weight else None, *unused)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, edges = ctx.saved_tensors
-    need_x, need_weight = ctx.needs_input_grad[:2]
-    x_grad, weight_grad = torch.ops.expanders.sparse_conv2d_backward(
-        grad, x, weight, edges, *ctx.geometry, need_x, need_weight
-    )
-    unused = (None,) * 5
-    return (x_grad if need_x else None, weight_grad if need_weight else None, *unused)
+class _Gradients(torch.autograd.Function):
+    """Gradients of the operator's input and weights, each empty where not needed.
+
+    The one of the input depends on the input's shape only, and likewise the other.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        edges: Tensor,
+        stride: Sequence[int],
+        margins: Sequence[int],
+        dilation: Sequence[int],
+        need_x: bool,
+        need_weight: bool,
+    ) -> Any:
+        return torch.ops.expanders.sparse_conv2d_backward(
+            grad, x, weight, edges, stride, margins, dilation, need_x, need_weight
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        grad, x, weight, edges, *ctx.geometry, ctx.need_x, ctx.need_weight = inputs
+        ctx.save_for_backward(grad, x, weight, edges)
+
+    @staticmethod
+    def backward(ctx: Any, x_slope: Tensor, weight_slope: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of `grad`, `x` and `weight`, given those of the gradients."""
+        grad, x, weight, edges = ctx.saved_tensors
+        grad_slope = x_grad = weight_grad = None
+        if ctx.need_x:
+            arguments = (x_slope, weight, edges, grad.shape[1], *ctx.geometry)
+            grad_slope = _Convolution.apply(*arguments)
+            arguments = (grad, x_slope, weight, edges, *ctx.geometry)
+            weight_grad = _Gradients.apply(*arguments, False, True)[1]
+        if ctx.need_weight:
+            arguments = (x, weight_slope, edges, grad.shape[1], *ctx.geometry)
+            y = _Convolution.apply(*arguments)
+            grad_slope = y if grad_slope is None else grad_slope + y
+            arguments = (grad, x, weight_slope, edges, *ctx.geometry)
+            x_grad = _Gradients.apply(*arguments, True, False)[0]
+        return (grad_slope, x_grad, weight_grad, *(None,) * 6)
 
 
 def _fake_forward(
@@ -151,9 +232,32 @@ def _fake_backward(
 
 
 @native.when_loaded
-def _register_derivatives() -> None:
-    torch.library.register_fake("expanders::sparse_conv2d", _fake_forward)
-    torch.library.register_fake("expanders::sparse_conv2d_backward", _fake_backward)
-    torch.library.register_autograd(
-        "expanders::sparse_conv2d", _backward, setup_context=_setup_context
-    )
+def _register() -> None:
+    """Tell PyTorch how to trace, differentiate and map the operators."""
+    for name, fake, function in (
+        ("expanders::sparse_conv2d", _fake_forward, _Convolution),
+        ("expanders::sparse_conv2d_backward", _fake_backward, _Gradients),
+    ):
+        torch.library.register_fake(name, fake)
+        torch.library.register_autograd(
+            name, function.backward, setup_context=function.setup_context
+        )
+        torch.library.register_vmap(name, partial(_one_by_one, function))
+
+
+def _one_by_one(
+    function: type[torch.autograd.Function], info: Any, dims: Sequence[Any], *arguments: Any
+) -> tuple[Any, Any]:
+    """`function` of each of the mapped elements in turn, and in which dimension they are now."""
+    results = [
+        function.forward(
+            *(
+                value if dim is None or not isinstance(value, Tensor) else value.select(dim, i)
+                for value, dim in zip(arguments, dims, strict=True)
+            )
+        )
+        for i in range(info.batch_size)
+    ]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
