@@ -2,6 +2,7 @@ import copy
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,19 +126,6 @@ def test_empty_batch():
 
 
 @needs_compiler
-@pytest.mark.parametrize("options", [{"padding": (1, 1)}, {"stride": (2, 2), "padding": (1, 0)}])
-def test_gradcheck(options):
-    layer = conv(3, 4, random_edges(3, 4, 6), bias=False, **options)
-    layer.execution = "sparse"
-    x = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
-
-    def output(x, weight):
-        return torch.func.functional_call(layer, {"weight": weight}, (x,))
-
-    assert torch.autograd.gradcheck(output, (x, layer.weight))
-
-
-@needs_compiler
 def test_only_the_gradients_asked_for():
     layer = conv(3, 4, random_edges(3, 4, 6), bias=False)
     layer.execution = "sparse"
@@ -155,6 +143,127 @@ def test_no_dense_weight_on_the_sparse_path(monkeypatch):
     monkeypatch.setattr(SparseLayer, "dense_weight", None)
     layer = conv(6, 6, random_edges(6, 6, 8), padding=(1, 1))
     run(layer, torch.randn(2, 6, 8, 8, dtype=torch.float64), "sparse")
+
+
+GEOMETRIES = [{"padding": (1, 1)}, {"stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}]
+
+
+@needs_compiler
+class TestDerivatives:
+    """Of any order in reverse, mapped and compiled, and refused in forward mode."""
+
+    @staticmethod
+    def layer(**options) -> SparseConv2d:
+        torch.manual_seed(0)
+        layer = conv(3, 4, random_edges(3, 4, 6), bias=False, **options)
+        layer.execution = "sparse"
+        return layer
+
+    @staticmethod
+    def loss(layer: SparseLayer, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, {"weight": weight}, (x,)).sin().sum()
+
+    def both(self, layer: SparseLayer, derive, *inputs: torch.Tensor) -> None:
+        """`derive(loss)(weight, *inputs)` over edges and densely."""
+        results = []
+        for execution in ("sparse", "dense"):
+            layer.execution = execution
+            results.append(derive(partial(self.loss, layer))(layer.weight.detach(), *inputs))
+        torch.testing.assert_close(*results)
+        assert results[0].abs().max() > 1e-3
+
+    @pytest.mark.parametrize("options", GEOMETRIES)
+    def test_first_and_second_derivatives_are_those_of_finite_differences(self, options):
+        layer = self.layer(**options)
+        x = torch.randn(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+
+        def output(x, weight):
+            return torch.func.functional_call(layer, {"weight": weight}, (x,))
+
+        assert torch.autograd.gradcheck(output, (x, layer.weight))
+        assert torch.autograd.gradgradcheck(output, (x, layer.weight))
+
+    @pytest.mark.parametrize("order", [1, 2, 3])
+    @pytest.mark.parametrize("of", [0, 1], ids=["weight", "x"])
+    def test_derivatives_by_torch_func_equal_dense(self, order, of):
+        def derive(loss):
+            for _ in range(order - 1):
+                inner = torch.func.grad(loss)
+                loss = lambda w, x, inner=inner: inner(w, x).square().mean()  # noqa: E731
+            return torch.func.grad(loss, argnums=of)
+
+        x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+        self.both(self.layer(padding=(1, 1)), derive, x)
+
+    def test_a_penalty_on_the_gradient_trains_linear_layers_too(self):
+        layer = SparseLinear(5, 7, random_edges(5, 7, 12)).double()
+        nn.init.normal_(layer.weight)
+        x = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+        penalties = []
+        for layer.execution in ("sparse", "dense"):
+            (slope,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
+            penalties.append(torch.autograd.grad(slope.square().sum(), tuple(layer.parameters())))
+        torch.testing.assert_close(*penalties)
+        assert all(gradient.abs().max() > 0 for gradient in penalties[0])
+
+    @pytest.mark.parametrize("dims", [(0, None), (None, 1), (0, 0)], ids=["weights", "x", "both"])
+    def test_mapped_over_weights_and_images(self, dims):
+        layer = self.layer(padding=(1, 1))
+        x = torch.randn(2, 5, 3, 5, 6, dtype=torch.float64)
+        x = x.transpose(0, 1) if dims == (0, 0) else x if dims[1] == 1 else x[:, 0]
+        scales = torch.linspace(1, 2, 5, dtype=torch.float64).view(5, 1, 1, 1)
+
+        def derive(loss):
+            mapped = torch.func.vmap(torch.func.grad(loss), dims)
+            return lambda weight, x: mapped(weight * scales if dims[0] == 0 else weight, x)
+
+        self.both(layer, derive, x)
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # by PyTorch's own jvp
+    @pytest.mark.parametrize("compiled", [False, True])
+    @pytest.mark.parametrize("derive", ["jvp", "jacfwd", "hessian"])
+    def test_forward_mode_is_refused(self, derive, compiled):
+        layer = self.layer(padding=(1, 1))
+        x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+        loss = partial(self.loss, layer)
+        weight = layer.weight.detach()
+
+        def derivative(weight):
+            along = partial(loss, x=x)
+            if derive == "jvp":
+                return torch.func.jvp(along, (weight,), (weight,))[1]
+            return getattr(torch.func, derive)(along)(weight)
+
+        run = torch.compile(derivative, backend="aot_eager") if compiled else derivative
+        with pytest.raises(Exception, match="no forward-mode derivatives"):
+            run(weight)
+
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # read by opcheck
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_operators_declare_themselves_correctly(self, dtype):
+        """Schema, fake kernels, autograd and the compiler, as PyTorch checks custom operators."""
+        x = torch.randn(2, 3, 6, 5, dtype=dtype, requires_grad=True)
+        weight = torch.randn(7, 3, 2, dtype=dtype, requires_grad=True)
+        edges, geometry = random_edges(3, 4, 7), ((2, 1), (1, 0, 2, 1), (1, 2))
+        operators = torch.ops.expanders
+        arguments = (x, weight, edges, 4, *geometry)
+        torch.library.opcheck(operators.sparse_conv2d.default, arguments)
+        grad = torch.randn_like(operators.sparse_conv2d(*arguments)).requires_grad_()
+        for needs in ((True, True), (True, False), (False, True)):
+            arguments = (grad, x, weight, edges, *geometry, *needs)
+            torch.library.opcheck(operators.sparse_conv2d_backward.default, arguments)
+
+    def test_compiled_gradients(self):
+        layer = self.layer(padding=(1, 1))
+        x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+        exact = run(layer, x, "sparse")
+        torch.compiler.reset()
+        y = torch.compile(layer, backend="aot_eager", fullgraph=True)(x.requires_grad_())
+        torch.testing.assert_close(y, exact[0])
+        slope = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).sin()
+        torch.testing.assert_close(
+            torch.autograd.grad(y, (x, layer.weight), slope), tuple(exact[1:])
+        )
 
 
 class TestNetwork:
@@ -238,17 +347,6 @@ def set_path(model: nn.Module, path: operator.Execution) -> None:
     for layer in model.modules():
         if isinstance(layer, SparseLayer):
             layer.execution = path
-
-
-@needs_compiler
-def test_operator_declares_itself_correctly():
-    """Schema, fake kernels and autograd, as PyTorch checks them for custom operators."""
-    x = torch.randn(2, 3, 6, 5, requires_grad=True)
-    weight = torch.randn(7, 3, 2, requires_grad=True)
-    edges = random_edges(3, 4, 7)
-    arguments = (x, weight, edges, 4, (2, 1), (1, 0, 2, 1), (1, 2))
-    checks = ("test_schema", "test_faketensor", "test_autograd_registration")
-    torch.library.opcheck(torch.ops.expanders.sparse_conv2d.default, arguments, test_utils=checks)
 
 
 @needs_compiler
