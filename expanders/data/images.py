@@ -99,14 +99,11 @@ def batches(
     """Yield (pixels, labels) of one epoch, at most `batch_size` images at a time.
 
     Without `order`, for evaluation: every image, in sequence, without a copy. With `order`, for
-    training: a permutation of the images' numbers (int64). A last batch of a single image is
-    then left out of the epoch, as batch normalisation cannot train on one value per channel.
+    training: the images of these numbers (int64), in this order.
     """
     total = len(images) if order is None else len(order)
     for start in range(0, total, batch_size):
         where: slice | Tensor = slice(start, start + batch_size)
         if order is not None:
-            if batch_size > 1 and start == total - 1:
-                return
             where = order[where].to(images.pixels.device, non_blocking=True)
         yield images.pixels[where], images.labels[where]

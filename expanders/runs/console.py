@@ -1,14 +1,17 @@
-"""Tables for people: the layers of a sparse network, and the outcome of a run."""
+"""What a run prints: the layers of its network, its progress, and its outcome."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 from torch import nn
 
 from expanders.training import metrics
+from expanders.training.trainer import Trainer
 from expanders.wiring.layer_report import LayerReport, Report
 from expanders.wiring.layers import SparseLayer
 
@@ -56,6 +59,41 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         if summary.get(key) is not None:
             table.add_row(label, format(summary[key], form))
     return _text(table)
+
+
+@contextmanager
+def progress_bar(trainer: Trainer) -> Iterator[Callable[[int], None]]:
+    """A bar for one epoch, on a terminal; yields what to call with the images of each step."""
+    console = Console(stderr=True)
+    label = f"epoch {trainer.epoch + 1}/{trainer.settings.epochs}"
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        task = bar.add_task(label, total=len(trainer.train))
+        yield lambda images: bar.advance(task, images)
+
+
+def epoch_line(trainer: Trainer) -> str:
+    """The last epoch in one line."""
+    row = trainer.history[-1]
+    total = trainer.settings.epochs
+    per_epoch = sum(each[metrics.SECONDS] for each in trainer.history) / trainer.epoch
+    left = round(per_epoch * (total - trainer.epoch))
+    parts = [
+        f"epoch {trainer.epoch:>{len(str(total))}}/{total}",
+        f"loss {row[metrics.TRAIN_LOSS]:.4f}",
+        f"train {row[metrics.TRAIN_ACCURACY]:.2%}",
+    ]
+    if metrics.VAL_ACCURACY in row:
+        parts.append(f"val {row[metrics.VAL_ACCURACY]:.2%}")
+    parts += [
+        f"lr {row[metrics.LEARNING_RATE]:.2g}",
+        f"{row[metrics.IMAGES_PER_SECOND]:.0f} images/s",
+        f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+    ]
+    if metrics.FIRST_STEP_SECONDS in row:
+        parts.append(f"first step {row[metrics.FIRST_STEP_SECONDS]:.1f} s")
+    return "  ".join(parts)
 
 
 def _layer_row(layer: LayerReport) -> tuple[str, ...]:

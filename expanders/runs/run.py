@@ -3,24 +3,19 @@
 import logging
 import math
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
 from expanders.data import Images
-from expanders.errors import SettingError
 from expanders.files import write_json, write_json_lines, write_text
-from expanders.runs import checkpoint, folders
-from expanders.runs.console import layer_table, summary_table
+from expanders.runs import checkpoint
+from expanders.runs.console import epoch_line, layer_table, progress_bar, summary_table
+from expanders.runs.resume import Checkpoints
 from expanders.runs.tracking import WandbRun, WandbSettings
 from expanders.training import metrics
-from expanders.training.trainer import Metrics, Trainer, evaluate
+from expanders.training.trainer import Metrics, Trainer
 from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
@@ -50,16 +45,21 @@ class Run:
     wandb: WandbSettings
     checkpoint_minutes: float = math.inf
 
+    def __post_init__(self) -> None:
+        self.checkpoints = Checkpoints(self.folder, self.blueprint)
+
     def execute(self) -> dict[str, Any]:
         """Train what is left to train, evaluate, write everything; returns the summary.
 
         Raises:
             DivergedError: if the loss became infinite or not a number; what was saved stays.
         """
+        team = self.trainer.team
         log.info("%s", layer_table(self.report, self.trainer.model))
-        self._continue()
-        self.trainer.team.wait()  # the others read the same checkpoint,
-        self.trainer.team.wait()  # and have done so before there is another one
+        if self.checkpoints.restore(self.trainer):
+            self._write_history()
+        team.wait()  # the others read the same checkpoint,
+        team.wait()  # and have done so before there is another one
         write_json(self.folder / "graph.json", self.report.to_dict())
         tracker = WandbRun(self.wandb, self.folder, self.config, self._wandb_id())
         try:
@@ -76,73 +76,41 @@ class Run:
 
     def follow(self) -> None:
         """What every other process of a team does: train with the writer, and write nothing."""
-        self.trainer.team.wait()
-        self._continue()
-        self.trainer.team.wait()
-        while self.trainer.epoch < self.trainer.settings.epochs:
+        team = self.trainer.team
+        team.wait()
+        self.checkpoints.restore(self.trainer)
+        team.wait()
+        while not self.trainer.is_done:
             self.trainer.run_epoch()
 
     def _train(self, tracker: WandbRun) -> None:
-        trainer = self.trainer
-        if trainer.epoch == 0 and trainer.part is None:
-            self._save_best()  # epochs=0 ends with the network that it built
-            self._save_last()
-        while trainer.epoch < trainer.settings.epochs:
-            with _progress(trainer) as advance:
-                row = trainer.run_epoch(self._saving_now_and_then(advance))
+        """All epochs that are left, with a checkpoint after each."""
+        trainer, checkpoints = self.trainer, self.checkpoints
+        if trainer.epoch == 0 and trainer.steps == 0:
+            checkpoints.save_best(trainer)  # epochs=0 ends with the network that it built
+            checkpoints.save_last(trainer)
+        while not trainer.is_done:
+            row = self._epoch()
             tracker.log_epoch(row)  # before the checkpoint: twice at worst, but never lost
             if trainer.best_epoch == trainer.epoch:
-                self._save_best()
-            self._save_last()
-            write_json_lines(self.folder / "metrics.jsonl", trainer.history)
-            log.info("%s", _line(trainer))
+                checkpoints.save_best(trainer)
+            checkpoints.save_last(trainer)
+            self._write_history()
+            log.info("%s", epoch_line(trainer))
 
-    def _saving_now_and_then(self, advance: Callable[[int], None]) -> Callable[[int], None]:
-        """`advance`, and a checkpoint whenever enough minutes have passed since the last one."""
-        saved = time.monotonic()
+    def _epoch(self) -> Metrics:
+        """One epoch, with a bar on a terminal, and checkpoints within it where it is long."""
+        with progress_bar(self.trainer) as advance:
 
-        def on_step(images: int) -> None:
-            nonlocal saved
-            advance(images)
-            if time.monotonic() - saved >= 60 * self.checkpoint_minutes:
-                self.trainer.finite_losses()  # what diverged must not replace what was saved
-                self._save_last()
-                saved = time.monotonic()
+            def after_step(images: int) -> None:
+                advance(images)
+                if self.checkpoints.minutes >= self.checkpoint_minutes:
+                    self.checkpoints.save_last(self.trainer)
 
-        return on_step
+            return self.trainer.run_epoch(after_step)
 
-    def _save_best(self) -> None:
-        checkpoint.save(self.folder / "best.pt", self.trainer.model, self.blueprint)
-
-    def _save_last(self) -> None:
-        """Write last.pt; the one before stays as previous.pt until the new one is whole."""
-        last, new = self.folder / "last.pt", self.folder / "new.pt"
-        checkpoint.save(new, self.trainer.model, self.blueprint, self.trainer.state_dict())
-        if last.exists():
-            last.replace(self.folder / "previous.pt")
-        new.replace(last)
-
-    def _continue(self) -> None:
-        """Take up the newest checkpoint that is whole, if there is any."""
-        for part_of_a_file in self.folder.glob(".*.pt.*"):  # what a killed process was writing
-            part_of_a_file.unlink()
-        for path in filter(Path.exists, (self.folder / name for name in folders.CHECKPOINTS)):
-            try:
-                content = checkpoint.read(path)
-            except SettingError:
-                aside = path.replace(path.with_name(f"damaged-{path.name}"))
-                log.warning("%s is damaged: put aside as %s", path, aside.name)
-                continue
-            checkpoint.load_state(self.trainer.model, content["state"], path)
-            self.trainer.load_state_dict(content["training"])
-            part = self.trainer.part
-            steps = f" and {len(part.losses)} steps" if part else ""
-            log.info("Continuing after %d epochs%s, from %s", self.trainer.epoch, steps, path)
-            if self.trainer.team.is_writer:
-                write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
-            return
-        if any(self.folder.glob("damaged-*.pt")):
-            log.warning("No checkpoint in %s is whole: starting over", self.folder)
+    def _write_history(self) -> None:
+        write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
 
     def _wandb_id(self) -> str:
         path = self.folder / "wandb_id"
@@ -152,70 +120,16 @@ class Run:
 
     def _summarise(self) -> dict[str, Any]:
         """Evaluate the best network on the test images, which nothing has looked at so far."""
-        trainer = self.trainer
-        best = self.folder / "best.pt"
-        try:
-            checkpoint.load_state(trainer.model, checkpoint.read(best)["state"], best)
-        except SettingError:
-            if trainer.best_epoch != trainer.epoch:
-                remedy = "is damaged or missing; restart=true trains again"
-                raise SettingError("hydra.run.dir", best, remedy) from None
-            log.warning("%s cannot be read: written again, as the last epoch was the best", best)
-            self._save_best()
-        parts: dict[metrics.Part, Images] = {"val": trainer.val, "test": self.test}
+        self.checkpoints.restore_best(self.trainer)
+        parts: dict[metrics.Part, Images] = {"val": self.trainer.val, "test": self.test}
         results: Metrics = {}
-        first_step = [
-            row[metrics.FIRST_STEP_SECONDS]
-            for row in trainer.history
-            if metrics.FIRST_STEP_SECONDS in row
-        ]
         for part, images in parts.items():
             if len(images):
-                scores = evaluate(
-                    trainer.model, images, trainer.transform, trainer.settings.batch_size
-                )
+                scores = self.trainer.evaluate(images)
                 results |= {metrics.of(part, name): value for name, value in scores.items()}
         return results | {
             metrics.LIVE_PARAMETERS: self.report.live,
             metrics.DENSE_PARAMETERS: self.report.dense,
             **{metrics.graph(name): value for name, value in self.report.summary().items()},
-            metrics.EPOCHS: trainer.epoch,
-            metrics.BEST_EPOCH: trainer.best_epoch,
-            metrics.SECONDS: sum(row[metrics.SECONDS] for row in trainer.history),
-            metrics.FIRST_STEP_SECONDS: first_step[0] if first_step else None,
+            **self.trainer.summary,
         }
-
-
-@contextmanager
-def _progress(trainer: Trainer) -> Iterator[Any]:
-    """A bar for one epoch, on a terminal; yields the function that advances it."""
-    console = Console(stderr=True)
-    label = f"epoch {trainer.epoch + 1}/{trainer.settings.epochs}"
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        task = bar.add_task(label, total=len(trainer.train))
-        yield lambda images: bar.advance(task, images)
-
-
-def _line(trainer: Trainer) -> str:
-    """The last epoch in one line."""
-    row = trainer.history[-1]
-    total = trainer.settings.epochs
-    per_epoch = sum(each[metrics.SECONDS] for each in trainer.history) / trainer.epoch
-    left = round(per_epoch * (total - trainer.epoch))
-    parts = [
-        f"epoch {trainer.epoch:>{len(str(total))}}/{total}",
-        f"loss {row[metrics.TRAIN_LOSS]:.4f}",
-        f"train {row[metrics.TRAIN_ACCURACY]:.2%}",
-    ]
-    if metrics.VAL_ACCURACY in row:
-        parts.append(f"val {row[metrics.VAL_ACCURACY]:.2%}")
-    parts += [
-        f"lr {row[metrics.LEARNING_RATE]:.2g}",
-        f"{row[metrics.IMAGES_PER_SECOND]:.0f} images/s",
-        f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
-    ]
-    if metrics.FIRST_STEP_SECONDS in row:
-        parts.append(f"first step {row[metrics.FIRST_STEP_SECONDS]:.1f} s")
-    return "  ".join(parts)

@@ -99,18 +99,24 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         squares: Tensor = _Sum.apply(centred.square().sum((0, 2, 3)))
         variance = squares / size
         self._remember(mean.detach(), squares.detach() / (size - 1))
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        scale = torch.rsqrt(variance + self.eps)
+        if self.weight is not None:
+            scale = self.weight * scale
+        normalised: Tensor = centred * scale[:, None, None]
+        if self.bias is not None:
+            normalised = normalised + self.bias[:, None, None]
         return normalised.to(dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-        momentum = 0.1 if self.momentum is None else self.momentum
-        if self.running_mean is not None and self.running_var is not None:
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance, momentum)
+        """Update the running statistics: a moving average; with momentum=None the mean of all."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        weight = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance, weight)
 
 
 def _globalise_norms(model: nn.Module) -> None:
@@ -118,6 +124,6 @@ def _globalise_norms(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if type(norm) is nn.BatchNorm2d:
-                swapped = GlobalBatchNorm2d(norm.num_features, norm.eps, norm.momentum)
+                swapped = GlobalBatchNorm2d(norm.num_features)
                 swapped.__dict__.update(norm.__dict__)
                 setattr(parent, name, swapped)

@@ -5,7 +5,6 @@ step only, so that a run that continues from a checkpoint sees what it would hav
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,29 +16,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from expanders.data import Images, Transform, batches
-from expanders.errors import DivergedError
+from expanders.errors import SettingError
 from expanders.seeds import derive
 from expanders.training import metrics
-from expanders.training.device import compiled
+from expanders.training.epoch import PartialEpoch
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
+from expanders.training.step import Stepper
 
 Metrics = dict[str, Any]
-
-
-@dataclass
-class PartOfEpoch:
-    """What an epoch has gathered so far; the sums stay on the device.
-
-    Attributes:
-        losses: one per step done.
-        correct: images classified correctly.
-        seconds: that earlier processes have spent on it.
-    """
-
-    losses: list[Tensor]
-    correct: Tensor
-    seconds: float = 0.0
 
 
 @dataclass
@@ -54,7 +39,10 @@ class Trainer:
         seed: of order, augmentation and dropout.
         team: the processes that train together; each has all images and computes its share.
         history: the metrics of the epochs done so far.
-        part: what the present epoch has gathered, or None between epochs.
+        partial: the epoch that is under way, or None between epochs.
+
+    Raises:
+        SettingError: if there are too few images for a step.
     """
 
     model: nn.Module
@@ -67,23 +55,32 @@ class Trainer:
     seed: int
     team: Team = field(default_factory=Team)
     history: list[Metrics] = field(default_factory=list)
-    part: PartOfEpoch | None = None
+    partial: PartialEpoch | None = None
 
     def __post_init__(self) -> None:
         self._device = self.train.pixels.device
-        if self.settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self._started = time.perf_counter()
-        self._parallel = self.team.parallel(self.model)
-        # Several processes on CPUs have not been tried compiled: `auto` then sees nothing to gain.
-        num_images = self.settings.epochs * len(self.train) if self.team.size == 1 else 0
-        self._compiled = compiled(self._parallel, self.settings.compile, self._device, num_images)
-        self._first_step_seconds: float | None = None
+        if not self._images_per_epoch:
+            remedy = f"has {len(self.train)} training images, too few for a step of batch norm"
+            raise SettingError("dataset", "this one", f"{remedy}; choose another")
+        num_images = self.settings.epochs * len(self.train)
+        self._step = Stepper(
+            self.model, self.optimizer, self.settings, self._device, num_images, self.team
+        )
 
     @property
     def epoch(self) -> int:
         """Number of epochs done."""
         return len(self.history)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps done of the epoch that is under way."""
+        return len(self.partial.losses) if self.partial else 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all epochs are done."""
+        return self.epoch >= self.settings.epochs
 
     @property
     def best_epoch(self) -> int:
@@ -93,15 +90,31 @@ class Trainer:
         accuracies = [row[metrics.VAL_ACCURACY] for row in self.history]
         return accuracies.index(max(accuracies)) + 1
 
+    @property
+    def summary(self) -> Metrics:
+        """The training in a few numbers."""
+        first = [row for row in self.history if metrics.FIRST_STEP_SECONDS in row]
+        return {
+            metrics.EPOCHS: self.epoch,
+            metrics.BEST_EPOCH: self.best_epoch,
+            metrics.SECONDS: sum(row[metrics.SECONDS] for row in self.history),
+            metrics.FIRST_STEP_SECONDS: first[0][metrics.FIRST_STEP_SECONDS] if first else None,
+        }
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs besides the model to continue from here."""
+        """What a checkpoint needs besides the model to continue from here.
+
+        Raises:
+            DivergedError: if a loss became infinite or not a number: there is nothing to go on.
+        """
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
         }
-        if self.part is not None:
-            state["part"] = vars(self.part) | {"seconds": self._seconds()}
+        if self.partial is not None:
+            self.partial.finite_losses()
+            state["partial_epoch"] = self.partial.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -109,11 +122,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = list(state["history"])
-        if "part" in state:
-            device = self.train.pixels.device
-            losses = [loss.to(device) for loss in state["part"]["losses"]]
-            correct = state["part"]["correct"].to(device)
-            self.part = PartOfEpoch(losses, correct, state["part"]["seconds"])
+        if "partial_epoch" in state:
+            self.partial = PartialEpoch.from_state(state["partial_epoch"], self._device)
 
     def run_epoch(self, on_step: Callable[[int], object] = lambda images: None) -> Metrics:
         """Train to the end of an epoch, then evaluate; returns the metrics, also in `history`.
@@ -124,25 +134,33 @@ class Trainer:
         Raises:
             DivergedError: if the loss became infinite or not a number.
         """
-        self._started = time.perf_counter() - (self.part.seconds if self.part else 0)
-        is_first = self._first_step_seconds is None
+        is_first = self._step.first_seconds is None
         lr = self.optimizer.param_groups[0]["lr"]
-        row: Metrics = {metrics.EPOCH: self.epoch + 1}
-        row |= _named("train", self._train_epoch(on_step))
-        seconds = self._seconds()
+        if self.partial is None:
+            self.partial = PartialEpoch.start(self.epoch + 1, self._device)
+        epoch = self.partial
+        epoch.start_clock()
+        self._train(epoch, on_step)
+        results = epoch.results(self._images_per_epoch, self.settings.batch_size)
+        seconds = epoch.seconds  # after the results, which wait for the device
+        row: Metrics = {metrics.EPOCH: epoch.number} | _named("train", results)
         if len(self.val):
-            results = evaluate(self.model, self.val, self.transform, self.settings.batch_size)
-            row |= _named("val", results)
+            row |= _named("val", self.evaluate(self.val))
         self.schedule.step()
         row |= {
             metrics.LEARNING_RATE: lr,
             metrics.IMAGES_PER_SECOND: len(self.train) / seconds,
-            metrics.SECONDS: self._seconds(),
+            metrics.SECONDS: epoch.seconds,
         }
-        if is_first and self._first_step_seconds is not None:
-            row[metrics.FIRST_STEP_SECONDS] = self._first_step_seconds
+        if is_first and self._step.first_seconds is not None:
+            row[metrics.FIRST_STEP_SECONDS] = self._step.first_seconds
+        self.partial = None
         self.history.append(row)
         return row
+
+    def evaluate(self, images: Images) -> Metrics:
+        """The metrics of the present network on `images`; see the function `evaluate`."""
+        return evaluate(self.model, images, self.transform, self.settings.batch_size)
 
     @property
     def _images_per_epoch(self) -> int:
@@ -154,104 +172,25 @@ class Trainer:
         left_over = count % self.settings.batch_size
         return count - left_over if left_over < max(2, self.team.size) else count
 
-    def _train_epoch(self, on_step: Callable[[int], object]) -> Metrics:
-        device = self._device
-        size = self.settings.batch_size
+    def _train(self, epoch: PartialEpoch, on_step: Callable[[int], object]) -> None:
+        """The steps that `epoch` lacks."""
+        size, done = self.settings.batch_size, len(epoch.losses)
         order = torch.randperm(len(self.train), generator=self._generator("order"))
-        order = order[: self._images_per_epoch]
-        if self.part is None:
-            self.part = PartOfEpoch([], torch.zeros((), dtype=torch.int64, device=device))
-        done = len(self.part.losses)
-        start = time.perf_counter()
+        rest = order[done * size : self._images_per_epoch]
         self.model.train()
         # Dropout draws from the global generators; the caller gets them back as they were.
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            rest = batches(self.train, size, order[done * size :])
-            for step, (pixels, labels) in enumerate(rest, start=done):
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            for step, (pixels, labels) in enumerate(batches(self.train, size, rest), start=done):
                 torch.manual_seed(derive(self.seed, "dropout", self.epoch, step, self.team.rank))
-                loss, correct = self._step(self._augmented(pixels, step), labels)
-                self.part.losses.append(loss)
-                self.part.correct += correct
-                if self._first_step_seconds is None:
-                    self._synchronise()
-                    self._first_step_seconds = time.perf_counter() - start
+                epoch.add(*self._step(self._augmented(pixels, step), labels))
                 on_step(len(labels))
-        return self._summarise()
 
     def _augmented(self, pixels: Tensor, step: int) -> Tensor:
+        """This process's share of a batch; the parameters are drawn for the whole batch."""
         generator = self._generator("augmentation", step)
         height, width = pixels.shape[-2:]
         parameters = self.transform.draw(len(pixels), height, width, generator)
-        pixels, parameters = self.team.share(pixels), self.team.share(parameters)
-        return self._laid_out(self.transform.train(pixels, parameters))
-
-    def _laid_out(self, inputs: Tensor) -> Tensor:
-        if self.settings.channels_last:
-            return inputs.contiguous(memory_format=torch.channels_last)
-        return inputs
-
-    def _step(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step on a batch; `inputs` are this process's share of it.
-
-        Returns the batch's mean loss and number of correct images, still on the device.
-        """
-        # What is compiled is compiled for one size: a smaller last batch would double the wait.
-        whole = len(labels) == self.settings.batch_size
-        images, labels = len(labels), self.team.share(labels)
-        bf16 = self.settings.precision == "bf16"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
-            logits = (self._compiled if whole else self._parallel)(inputs)
-            smoothing = self.settings.label_smoothing
-            total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-            loss = total / images
-        self.optimizer.zero_grad(set_to_none=True)
-        (loss * self.team.size).backward()  # type: ignore[no-untyped-call]
-        if self.settings.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm)
-        self.optimizer.step()
-        correct = (logits.detach().argmax(1) == labels).sum()
-        if self.team.size == 1:
-            return loss.detach(), correct
-        loss, correct = self.team.sum(torch.stack([loss.detach().double(), correct.double()]))
-        return loss.float(), correct.long()
-
-    def _seconds(self) -> float:
-        """Spent on the present epoch, by earlier processes too."""
-        return time.perf_counter() - self._started
-
-    def finite_losses(self) -> Tensor:
-        """The losses of the present epoch, on the CPU; waits for the device.
-
-        Raises:
-            DivergedError: if one of them is infinite or not a number.
-        """
-        assert self.part is not None
-        losses = torch.stack(self.part.losses).double().cpu()
-        if not bool(losses.isfinite().all()):
-            step = int((~losses.isfinite()).nonzero()[0, 0]) + 1
-            raise DivergedError(
-                f"the training loss became {losses[step - 1].item()} in epoch {self.epoch + 1}, "
-                f"step {step}: try a smaller optimizer.lr, or clip_grad_norm=1"
-            )
-        return losses
-
-    def _summarise(self) -> Metrics:
-        """Mean over images; the epoch's one synchronisation with the device is here."""
-        assert self.part is not None
-        losses = self.finite_losses()
-        images = self._images_per_epoch
-        sizes = torch.full_like(losses, self.settings.batch_size)
-        sizes[-1] = images - self.settings.batch_size * (len(losses) - 1)
-        results = {
-            metrics.LOSS: float((losses * sizes).sum()) / images,
-            metrics.ACCURACY: int(self.part.correct) / images,
-        }
-        self.part = None
-        return results
-
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        return self.transform.train(self.team.share(pixels), self.team.share(parameters))
 
     def _generator(self, name: str, *names: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, name, self.epoch, *names))

@@ -75,14 +75,14 @@ class PowerCut(BaseException):
 
 def cut(run: Run, *, epoch: int, step: int) -> None:
     """Let `run` go on until that step (from 1), and no further."""
-    step_of = run.trainer._step
+    augmented = run.trainer._augmented
 
     def until_the_cut(*arguments):
-        if run.trainer.epoch + 1 == epoch and len(run.trainer.part.losses) + 1 == step:
+        if run.trainer.epoch + 1 == epoch and run.trainer.steps + 1 == step:
             raise PowerCut
-        return step_of(*arguments)
+        return augmented(*arguments)
 
-    run.trainer._step = until_the_cut
+    run.trainer._augmented = until_the_cut
     with pytest.raises(PowerCut):
         run.execute()
 
@@ -102,9 +102,8 @@ def test_a_run_cut_off_anywhere_ends_as_if_nothing_had_happened(
 ):
     cut(run_in(tmp_path, minutes=minutes), epoch=epoch, step=step)
     again = run_in(tmp_path, minutes=minutes)
-    again._continue()
-    done = again.trainer.part.losses if again.trainer.part else []
-    assert (again.trainer.epoch, len(done)) == (epoch - 1, 0 if minutes else step - 1)
+    again.checkpoints.restore(again.trainer)
+    assert (again.trainer.epoch, again.trainer.steps) == (epoch - 1, 0 if minutes else step - 1)
     run_in(tmp_path, minutes=minutes).execute()
     assert outcome(tmp_path) == undisturbed
 
@@ -168,7 +167,7 @@ def test_a_damaged_best_network_is_made_again_or_the_remedy_is_named(tmp_path):
         (tmp_path / "summary.json").unlink()
         (tmp_path / "best.pt").write_bytes(b"dust")
         again = run_in(tmp_path)
-        again._continue = lambda: None
+        again.checkpoints.restore = lambda trainer: None
         again.trainer.load_state_dict(run.trainer.state_dict())
         again.trainer.history = [
             row | {"val/accuracy": 1.0 if (row is history[-1]) == best_is_last else 0.5}
@@ -322,7 +321,7 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
             os.kill(process.pid, signal.SIGSTOP)
             if (folder / "last.pt").exists():  # if not, it stopped between two renames
                 training = torch.load(folder / "last.pt", weights_only=True)["training"]
-                losses = training.get("part", {"losses": []})["losses"]
+                losses = training.get("partial_epoch", {"losses": []})["losses"]
         second = launch(*command)
         assert second.returncode == 1
         assert f"process {process.pid} on " in second.stderr

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import nn
 
 from expanders import models, sparsify
 from expanders.training.processes import Team
@@ -44,6 +45,38 @@ def compare_gradients(rank: int, port: int) -> None:
     for ours, theirs in zip(whole.buffers(), shared.buffers(), strict=True):
         torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-12)
     dist.destroy_process_group()
+
+
+def compare_norms(rank: int, port: int) -> None:
+    """In each of two processes: norms of every kind, over three batches."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    team = Team(rank, 2)
+    for options in (
+        {},
+        {"momentum": None},
+        {"affine": False},
+        {"track_running_stats": False},
+        {"momentum": None, "affine": False, "eps": 0.1},
+    ):
+        whole = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, **options)).double()
+        shared = copy.deepcopy(whole)
+        parallel = team.parallel(shared)
+        for _ in range(3):
+            inputs = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+            expected = team.share(whole(inputs))
+            torch.testing.assert_close(parallel(team.share(inputs)), expected)
+        for ours, theirs in zip(whole.buffers(), shared.buffers(), strict=True):
+            torch.testing.assert_close(theirs, ours)
+        whole.eval(), shared.eval()
+        torch.testing.assert_close(shared(inputs), whole(inputs))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_norms_of_every_kind_are_those_of_the_whole_batch():
+    torch.multiprocessing.spawn(compare_norms, args=(free_port(),), nprocs=2)
 
 
 @pytest.mark.filterwarnings("ignore")

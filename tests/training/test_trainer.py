@@ -113,7 +113,7 @@ def test_continues_bit_for_bit_from_the_middle_of_an_epoch(steps):
     saved = []
 
     def save(images):
-        if len(cut.part.losses) == steps:
+        if cut.steps == steps:
             saved.extend(copy.deepcopy((cut.model.state_dict(), cut.state_dict())))
 
     cut.run_epoch(save)
@@ -153,6 +153,15 @@ def test_a_last_batch_of_one_image_does_not_break_batch_norm():
     assert run(trainer(batch_size=64), 1).epoch == 1
 
 
+def test_too_few_images_for_a_step_are_refused_at_once():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters())
+    schedule = schedules.constant(optimizer)
+    settings = Settings(epochs=1, batch_size=16)
+    with pytest.raises(SettingError, match="has 1 training images, too few for a step"):
+        Trainer(model, optimizer, schedule, images(1), images(2), TRANSFORM, settings, 0)
+
+
 def test_best_epoch_is_the_first_of_highest_validation_accuracy():
     it = trainer()
     it.history = [{"val/accuracy": value} for value in (0.1, 0.5, 0.5, 0.2)]
@@ -168,7 +177,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step():
         it.run_epoch()
     assert it.epoch == 1
     with pytest.raises(DivergedError, match="nan in epoch 2, step 1"):
-        it.finite_losses()  # what a checkpoint within the epoch asks first
+        it.state_dict()  # what a checkpoint within the epoch asks first
     with pytest.raises(DivergedError, match="in epoch"):
         run(trainer(lr=1e20), 4)
 
