@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear, _margins
 
 _log = logging.getLogger(__name__)
 
@@ -177,6 +177,13 @@ def _dense_layer(layer: SparseLayer) -> nn.Module:
     return plain
 
 
+def margins(conv: nn.Conv2d | SparseConv2d) -> tuple[int, int, int, int]:
+    """Zeros that a convolution adds: left, right, top, bottom, in pixels."""
+    if isinstance(conv, SparseConv2d):
+        return conv.margins
+    return _margins(conv.padding, conv.kernel_size, conv.dilation)  # type: ignore[arg-type]
+
+
 def _is_symmetric(margins: tuple[int, int, int, int]) -> bool:
     left, right, top, bottom = margins
     return (left, top) == (right, bottom)
@@ -218,7 +225,7 @@ def without_norms(model: nn.Module) -> nn.Module:
         if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d | SparseConv2d):
             continue
         once = len(source.users) == 1 and uses[id(norm)] == uses[id(conv)] == 1
-        if once and norm.affine and norm.running_var is not None:
+        if once and norm.running_var is not None:
             _fold(conv, norm)
             call.replace_all_uses_with(source)
             network.graph.erase_node(call)
@@ -233,12 +240,21 @@ class _Tracer(fx.Tracer):
 
 
 @torch.no_grad()
-def _fold(conv: nn.Conv2d | SparseConv2d, norm: nn.BatchNorm2d) -> None:
-    """Give `conv` the scale and the shift of the batch norm after it."""
+def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """What a batch norm does to each channel in evaluation mode: multiply, then add."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+    scale = (norm.running_var + norm.eps).rsqrt()
+    if norm.affine:
+        scale = norm.weight * scale
+    shift = -norm.running_mean * scale
+    return scale, norm.bias + shift if norm.affine else shift
+
+
+@torch.no_grad()
+def _fold(conv: nn.Conv2d | SparseConv2d, norm: nn.BatchNorm2d) -> None:
+    """Give `conv` the scale and the shift of the batch norm after it."""
+    scale, shift = scale_and_shift(norm)
     per_kernel = scale[conv.edges[1]] if isinstance(conv, SparseConv2d) else scale
     conv.weight.mul_(per_kernel.view(-1, *[1] * (conv.weight.ndim - 1)))
     conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * scale + shift)

@@ -1,0 +1,412 @@
+"""Write a traced network as calls of the loops in `layers.c`, with its weights as constants."""
+
+import operator
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from expanders.errors import SettingError
+from expanders.export import plain
+from expanders.export.c.memory import Plane, Step, place
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+
+Layer = nn.Conv2d | nn.Linear | SparseLayer
+
+_BLOCK = 16  # positions computed at a time: they fill the widest vectors
+_ACTIVATIONS: dict[Any, str] = {
+    nn.ReLU: "relu",
+    F.relu: "relu",
+    torch.relu: "relu",
+    nn.ReLU6: "relu6",
+    F.relu6: "relu6",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Sigmoid: "sigmoid",
+    torch.sigmoid: "sigmoid",
+    nn.SiLU: "silu",
+    F.silu: "silu",
+    nn.GELU: "gelu",
+    F.gelu: "gelu",
+}
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, F.dropout, torch.flatten, "flatten")
+_MEANS = (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, torch.mean, "mean")
+_SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A C file, and what it takes.
+
+    Attributes:
+        text: of the file.
+        read_only_bytes: of weights and edges.
+        working_bytes: of the buffers for values.
+        unshared_bytes: what the buffers would take if no place were used twice.
+    """
+
+    text: str
+    read_only_bytes: int
+    working_bytes: int
+    unshared_bytes: int
+
+
+def c_source(
+    network: nn.Module, size: int, mean: Sequence[float], std: Sequence[float], name: str
+) -> Source:
+    """The C file of a network.
+
+    Args:
+        network: in evaluation mode; maps normalised images (N, 3, size, size) to logits.
+        size: side length of the images, in pixels.
+        mean, std: of the pixels, per channel, in units of 0..255.
+        name: what the first comment of the file calls the network.
+
+    Raises:
+        SettingError: if there is no loop for a layer of the network; it names the layer.
+    """
+    folded = plain.without_norms(network)
+    if not isinstance(folded, fx.GraphModule):
+        raise _unsupported("a flow of tensors that cannot be traced")
+    ShapeProp(folded).propagate(torch.zeros(1, 3, size, size))
+    writer = _Writer(folded, np.asarray(mean, float), np.asarray(std, float))
+    return writer.source(name)
+
+
+class _Writer:
+    def __init__(
+        self, network: fx.GraphModule, mean: npt.NDArray[Any], std: npt.NDArray[Any]
+    ) -> None:
+        self.modules = dict(network.named_modules())
+        self.constants: list[str] = []
+        self.read_only_bytes = 0
+        self.steps: list[Step] = []
+        self.planes: dict[fx.Node, Plane] = {}
+        self.flattened: list[Plane] = []
+        for node in network.graph.nodes:
+            if node.op == "placeholder":
+                scale, shift = self._array("scale", 1 / std), self._array("shift", -mean / std)
+                self._append(node, [], f"normalise(pixels, {{out}}, {scale}, {shift});")
+            elif node.op == "output":
+                self._finish(node.args[0])
+            else:
+                self._add(node)
+
+    def _add(self, node: fx.Node) -> None:
+        """Add the step of one node, if it does anything to values in memory."""
+        module = self.modules[str(node.target)] if node.op == "call_module" else None
+        what: Any = node.target if module is None else type(module)
+        if isinstance(module, nn.Linear | SparseLinear):
+            self._linear(node, module)
+        elif isinstance(module, nn.Conv2d | SparseConv2d):
+            self._conv(node, module)
+        elif isinstance(module, nn.BatchNorm2d):
+            self._norm(node, module)
+        elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
+            self._pool(node, module)
+        elif what in _MEANS:
+            self._mean(node)
+        elif what in _NOTHING:
+            self._keep(node)
+        elif what in _ACTIVATIONS and getattr(module, "negative_slope", 0.01) == 0.01:
+            self._activate(node, _ACTIVATIONS[what])
+        elif what in _SUMS and all(isinstance(arg, fx.Node) for arg in node.args):
+            self._append(node, node.args, "add({in}, {out}, {activation});", activation="none")
+        elif what is operator.getitem and (stride := _stride(node)) is not None:
+            self._append(node, node.args[:1], f"subsample({{in}}, {{out}}, {stride}, 0);")
+        elif what is F.pad and (before := _channels_before(node)) is not None:
+            self._append(node, node.args[:1], f"subsample({{in}}, {{out}}, 1, {before});")
+        else:
+            raise _unsupported(getattr(what, "__name__", str(what)), node)
+
+    def _append(
+        self, node: fx.Node, inputs: Sequence[Any], form: str, activation: str | None = None
+    ) -> Step:
+        """Add a step whose call is `form`, with all its tensors and its activation filled in."""
+        output = self.planes[node] = Plane(_shape(node))
+        sources = [self.planes[source] for source in inputs]
+        flat = [plane for plane in sources if plane in self.flattened and "linear(" not in form]
+        if flat or ("add(" in form and sources[0].shape != sources[1].shape):
+            raise _unsupported("an operation on tensors of other shapes", node)
+
+        def call(step: Step) -> str:
+            places = ", ".join(map(str, step.inputs))
+            values = {"in": places, "out": str(step.output), "activation": step.activation}
+            return re.sub(r"{(in|out|activation)}", lambda match: str(values[match[1]]), form)
+
+        step = Step(sources, output, call, activation, in_place=activation is not None)
+        self.steps.append(step)
+        return step
+
+    # ---------------------------------------------------------------------------------- layers
+
+    def _conv(self, node: fx.Node, conv: nn.Conv2d | SparseConv2d) -> None:
+        if conv.padding_mode != "zeros":
+            raise _unsupported(f"padding_mode={conv.padding_mode}", node)
+        (height, width), (stride, across) = conv.kernel_size, conv.stride
+        dilation = conv.dilation[0]
+        if stride != across or dilation != conv.dilation[1]:
+            raise _unsupported("a stride or dilation of two numbers", node)
+        left, right, top, bottom = plain.margins(conv)
+        kernel = f"(Kernel){{{height}, {width}, {stride}, {dilation}, {top}, {left}}}"
+        form = f"conv({{in}}, {{out}}, {self._edges(conv)}, {kernel}, {{activation}});"
+        step = self._append(node, node.args[:1], form, activation="none")
+        step.in_place = False
+        (source,) = step.inputs
+        source.margin = max(source.margin, left, right, top, bottom)
+        _, rows, columns = step.output.shape
+
+        def positions() -> int:
+            row = source.pitch if stride == 1 else columns
+            return -(-((rows - 1) * row + columns) // _BLOCK) * _BLOCK
+
+        step.scratch = positions
+        step.overhang = lambda: positions() + height * dilation * (source.pitch + 1)
+
+    def _linear(self, node: fx.Node, layer: nn.Linear | SparseLinear) -> None:
+        form = f"linear({{in}}, {{out}}, {self._edges(layer)}, {{activation}});"
+        self._append(node, node.args[:1], form, activation="none").in_place = False
+
+    def _norm(self, node: fx.Node, norm: nn.BatchNorm2d) -> None:
+        scale, shift = (_numpy(values) for values in plain.scale_and_shift(norm))
+        names = f"{self._array('scale', scale)}, {self._array('shift', shift)}"
+        form = f"scale_and_shift({{in}}, {{out}}, {names}, {{activation}});"
+        self._append(node, node.args[:1], form, activation="none")
+
+    def _activate(self, node: fx.Node, name: str) -> None:
+        """Let the step before apply the function, if its result is not needed without."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        step = next(step for step in self.steps if step.output is self.planes[source])
+        if step.activation != "none" or len(source.users) > 1:
+            step = self._append(node, [source], "copy({in}, {out}, {activation});", "none")
+        step.activation = name
+        self.planes[node] = step.output
+
+    def _pool(self, node: fx.Node, pool: nn.MaxPool2d | nn.AvgPool2d) -> None:
+        is_mean = isinstance(pool, nn.AvgPool2d)
+        names = ("kernel_size", "stride", "padding", "dilation")
+        size, stride, padding, dilation = (_one(getattr(pool, name, 1)) for name in names)
+        if None in (size, stride, padding, dilation) or pool.ceil_mode:
+            raise _unsupported(str(pool), node)
+        if not is_mean and (size, stride, padding, dilation) == (2, 2, 0, 1):
+            self._append(node, node.args[:1], "max_pool_2x2({in}, {out});")
+            return
+        kernel = f"(Kernel){{{size}, {size}, {stride}, {dilation}, {padding}, {padding}}}"
+        padded = isinstance(pool, nn.AvgPool2d) and pool.count_include_pad
+        form = f"pool({{in}}, {{out}}, {kernel}, {int(is_mean)}, {int(padded)});"
+        self._append(node, node.args[:1], form)
+
+    def _mean(self, node: fx.Node) -> None:
+        """The mean of each channel's image, whichever way the network asks for it."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        channels, height, width = _shape(source)
+        if _shape(node) != (channels, 1, 1):
+            raise _unsupported(f"a mean of shape {_shape(node)}", node)
+        if height == width == 1:
+            self.planes[node] = self.planes[source]
+            return
+        kernel = f"(Kernel){{{height}, {width}, 1, 1, 0, 0}}"
+        self._append(node, [source], f"pool({{in}}, {{out}}, {kernel}, 1, 0);")
+
+    def _keep(self, node: fx.Node) -> None:
+        """The same values under another name, flattened or not."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        plane = self.planes[node] = self.planes[source]
+        if _shape(node) != plane.shape:
+            self.flattened.append(plane)
+
+    def _finish(self, node: Any) -> None:
+        plane = self.planes.get(node)
+        if not self.steps or plane is not self.steps[-1].output or plane.shape[1:] != (1, 1):
+            raise _unsupported("an output that is not one list of logits")
+        plane.name = "logits"
+
+    # ---------------------------------------------------------------------------------- constants
+
+    def _array(self, name: str, values: npt.NDArray[Any]) -> str:
+        """Add an array of numbers, whole ones in as few bytes as they need; returns its name."""
+        if values.dtype.kind == "f":
+            values = values.astype(np.float32).ravel()
+            kind, texts = "float", [f"{value:.8e}F" for value in values.tolist()]
+        else:
+            values = values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16)
+            kind, texts = f"uint{8 * values.itemsize}_t", [str(value) for value in values.tolist()]
+        texts = texts or ["0"]  # C has no empty arrays
+        label = f"{name}_{len(self.constants)}"
+        lines = ",\n".join(", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8))
+        self.constants.append(f"static const {kind} {label}[{len(texts)}] = {{\n{lines}}};")
+        self.read_only_bytes += values.nbytes
+        return label
+
+    def _edges(self, layer: Layer) -> str:
+        """Add what `Edges` in layers.c needs of a layer; returns its address."""
+        outputs, inputs, weight = _graph(layer)
+        num_right = layer.num_right if isinstance(layer, SparseLayer) else layer.weight.shape[0]
+        degrees = np.bincount(outputs, minlength=num_right)
+        bias = np.zeros(num_right) if layer.bias is None else _numpy(layer.bias)
+        weights, biases = self._array("weight", weight), self._array("bias", bias)
+        every = np.arange(inputs.max(initial=0) + 1)
+        is_complete = np.array_equal(inputs, np.tile(every, num_right))
+        is_regular = degrees.min() == degrees.max()
+        which = "NULL" if is_complete else self._array("inputs", inputs)
+        how_many = "NULL" if is_regular else self._array("degrees", degrees)
+        sizes = f"{1 + int(inputs.max(initial=0) > 255)}, {1 + int(degrees.max() > 255)}"
+        fields = f"{weights}, {biases}, {which}, {how_many}, {sizes}, {degrees[0]}"
+        label = f"edges_{len(self.constants)}"
+        self.constants.append(f"static const Edges {label} = {{{fields}}};")
+        return f"&{label}"
+
+    # ---------------------------------------------------------------------------------- the file
+
+    def source(self, name: str) -> Source:
+        """The whole file."""
+        if any(plane.margin for plane in self.flattened):
+            raise _unsupported("a tensor that is both flattened and convolved")
+        values = place(self.steps) + max(step.overhang() for step in self.steps)
+        sums = max(step.sums for step in self.steps)
+        unshared = sum(step.output.size for step in self.steps) + sums
+        calls = "\n".join(f"  {step.call(step)}" for step in self.steps)
+        channels, height, width = self.steps[0].output.shape
+        facts = {
+            "NETWORK_CHANNELS": channels,
+            "NETWORK_HEIGHT": height,
+            "NETWORK_WIDTH": width,
+            "NETWORK_CLASSES": self.steps[-1].output.shape[0],
+            "NETWORK_READ_ONLY_BYTES": self.read_only_bytes,
+            "NETWORK_WORKING_BYTES": 4 * (values + sums),
+        }
+        text = _FILE.format(
+            name=name.replace("*/", ""),
+            defines="\n".join(f"#define {key} {value}" for key, value in facts.items()),
+            block=_BLOCK,
+            values=values,
+            sums=sums,
+            layers=_used_layers(calls),
+            constants="\n\n".join(self.constants),
+            calls=calls,
+        )
+        return Source(text, self.read_only_bytes, 4 * (values + sums), 4 * unshared)
+
+
+_FILE = """\
+/* {name}. Written by expanders; C99, needs only the standard headers.
+
+   predict() takes NETWORK_HEIGHT x NETWORK_WIDTH pixels of 0 to 255, row by row, the
+   NETWORK_CHANNELS values of a pixel side by side, and writes NETWORK_CLASSES logits. It allocates
+   nothing: weights and edges are NETWORK_READ_ONLY_BYTES of constants, values between layers
+   NETWORK_WORKING_BYTES of static memory, so that two threads must not call it at the same time. */
+
+#include <float.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+{defines}
+
+#define BLOCK {block} /* positions computed at a time */
+
+static float values[{values}]; /* between layers */
+static float sums[{sums}];   /* of the channel that is being computed */
+
+{layers}
+
+{constants}
+
+void predict(const uint8_t *pixels, float *logits);
+
+void predict(const uint8_t *pixels, float *logits) {{
+{calls}
+}}
+"""
+
+
+_DEFINITION = re.compile(  # of a function, a struct or a type of functions
+    r"^static [\w ]*?\**(\w+)\(|^} (\w+);|^typedef .*\(\*(\w+)\)\(", re.MULTILINE
+)
+
+
+def _used_layers(calls: str) -> str:
+    """The parts of layers.c that `calls` need, directly or through one another."""
+    parts = Path(__file__).with_name("layers.c").read_text().strip().split("\n\n")
+    kept: list[str] = []
+    text = calls
+    for part in reversed(parts):  # everything is defined before it is used
+        names = re.findall(
+            r"^static [\w ]*?\**(\w+)\(|^}} (\w+);|\(\*(\w+)\)\(".replace("}}", "}"), part, re.M
+        )
+        if any(re.search(rf"\b{name}\b", text) for found in names for name in found if name):
+            kept.insert(0, part)
+            text += part
+    return "\n\n".join(kept)
+
+
+def _graph(layer: Layer) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Outputs, inputs and kernels of a layer's edges, sorted by output, then by input."""
+    if isinstance(layer, SparseLayer):
+        inputs, outputs = layer.edges.cpu().numpy()
+        return outputs, inputs, _numpy(layer.weight)
+    weight = layer.weight
+    num_right, per_group = weight.shape[0], weight.shape[1]
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    outputs, within = np.divmod(np.arange(num_right * per_group), per_group)
+    inputs = outputs // (num_right // groups) * per_group + within
+    return outputs, inputs, _numpy(weight.flatten(0, 1))
+
+
+def _shape(node: fx.Node) -> tuple[int, int, int]:
+    """Channels, height and width of a node's tensor; of a list of features, (features, 1, 1)."""
+    shape: tuple[int, ...] = tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
+    if len(shape) not in (2, 4):
+        raise _unsupported(f"a tensor of shape {shape}", node)
+    height, width = shape[2:] or (1, 1)
+    return shape[1], height, width
+
+
+def _stride(node: fx.Node) -> int | None:
+    """s of `x[:, :, ::s, ::s]`, or None for other parts of a tensor."""
+    index = node.args[1]
+    everything = slice(None)
+    if not isinstance(index, tuple) or len(index) != 4 or index[:2] != (everything, everything):
+        return None
+    steps = {part.step if isinstance(part, slice) else None for part in index[2:]}
+    stride = steps.pop()
+    whole = all(part == slice(None, None, stride) for part in index[2:])
+    return stride if whole and not steps and isinstance(stride, int) else None
+
+
+def _channels_before(node: fx.Node) -> int | None:
+    """How many zero channels a padding adds before the others; None if it adds anything else."""
+    _, amounts, mode, value = (*node.args, *node.kwargs.values(), "constant", None)[:4]
+    if mode != "constant" or value or not isinstance(amounts, tuple | list):
+        return None
+    is_of_channels = len(amounts) == 6 and not any(amounts[:4])
+    return int(amounts[4]) if is_of_channels else None
+
+
+def _one(value: Any) -> int | None:
+    """A size that is the same in both directions, or None."""
+    numbers = set(value) if isinstance(value, tuple | list) else {value}
+    return int(numbers.pop()) if len(numbers) == 1 else None
+
+
+def _numpy(values: Tensor) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = values.detach().cpu().float().numpy()
+    return array
+
+
+def _unsupported(what: str, node: fx.Node | None = None) -> SettingError:
+    where = "" if node is None else f" at {node.target if node.op == 'call_module' else node.name}"
+    return SettingError("format", "c", f"there is no C for {what}{where}; use onnx")
