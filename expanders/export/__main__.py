@@ -7,6 +7,7 @@ with the network before this command ends. Formats:
 
     onnx         gathers and depthwise convolutions over live weights only, for any ONNX runtime
     torch        the same, for torch.export.load
+    c            one C99 file without any dependency, for devices
     dense-onnx   dense kernels, zeros included, for tools that cannot use the gathers
     dense-torch  a state_dict that fits the dense network (for ResNets 18 to 152: torchvision's);
                  this one takes normalised images
@@ -21,6 +22,7 @@ from expanders.errors import SettingError
 SUFFIXES = {
     "onnx": ".onnx",
     "torch": ".pt2",
+    "c": ".c",
     "dense-onnx": "-dense.onnx",
     "dense-torch": "-dense.pt",
 }

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.export import formats, plain
+from expanders.export.c.compiled import run_c
+from expanders.export.c.generate import Source, c_source
 from expanders.files import write_atomically
 from expanders.runs import checkpoint, folders
 from expanders.wiring.layers import SparseLayer
@@ -62,6 +64,20 @@ class Trained:
             keys = ("resize", "pad", "crop", "mean", "std")
             facts["prepared"] = {key: getattr(self.transform, key) for key in keys}
         return facts
+
+    def c_source(self) -> Source:
+        """The network as C.
+
+        Raises:
+            SettingError: if it is not known how to normalise pixels, or on a layer without C.
+        """
+        if self.transform is None:
+            remedy = (
+                "takes pixels, and no config.json beside the weights tells how to normalise them"
+            )
+            raise SettingError("format", "c", f"{remedy}; give a run's folder")
+        name = f"{self.blueprint.target.rpartition('.')[2]} {dict(self.blueprint.arguments)}"
+        return c_source(self.network, self.size, self.transform.mean, self.transform.std, name)
 
 
 def read(path: Path, size: int | None = None) -> Trained:
@@ -134,7 +150,7 @@ def write(trained: Trained, form: str, path: Path) -> Written:
         trained = replace(trained, transform=None)  # plain weights come without a normalisation
     content = _encode(trained, form, form.startswith("dense"))
     dense_size = len(content)
-    if not form.startswith("dense") and _is_sparse(trained.network):
+    if form in ("onnx", "torch") and _is_sparse(trained.network):
         dense_size = len(_encode(trained, form, True))
     write_atomically(path, lambda file: file.write(content))
     difference = largest = 0.0
@@ -152,6 +168,8 @@ def write(trained: Trained, form: str, path: Path) -> Written:
 
 
 def _encode(trained: Trained, form: str, dense: bool) -> bytes:
+    if form == "c":
+        return trained.c_source().text.encode()
     if form == "dense-torch":
         return formats.state_file(plain.dense(trained.network), trained.blueprint.build())
     folded = plain.without_norms(trained.network)
@@ -162,6 +180,8 @@ def _encode(trained: Trained, form: str, dense: bool) -> bytes:
 
 
 def _run(trained: Trained, form: str, path: Path, images: Tensor) -> Tensor:
+    if form == "c":
+        return run_c(path, images)
     if form == "dense-torch":
         return formats.run_state(path, trained.blueprint.build(), images)
     return (formats.run_torch if form == "torch" else formats.run_onnx)(path, images)
