@@ -44,7 +44,7 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from PIL import Image
 
-    root = tmp_path_factory.mktemp("images")
+    root = tmp_path_factory.mktemp("few") / "images"
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("test", 2)):
         for label, brightness in (("dark", 60), ("light", 190)):

@@ -1,6 +1,8 @@
 """Every file under conf/ is composed, checked and put to use."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+import expanders
 import launch
 from expanders.errors import SettingError
 from expanders.runs import settings
+from expanders.runs.identity import Identity, identity_of, used_settings
+from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
 from expanders.wiring.degrees import LayerShape, NetworkShape
 from hydra_plugins.expanders_sweeper.naming import resolved, run_name
@@ -183,6 +188,11 @@ def name_of(*overrides: str) -> str:
     return run_name(_root_=cfg)
 
 
+def identity(*overrides: str) -> Identity:
+    cfg = composed(*overrides, return_hydra_config=True)
+    return identity_of(used_settings(resolved(cfg), cfg.hydra.runtime.choices))
+
+
 def test_runs_that_differ_have_folders_that_differ():
     name = name_of()
     assert re.fullmatch(r"vgg16bn-digits-rreg-d3-s0-[0-9a-f]{8}", name)
@@ -201,19 +211,120 @@ def test_runs_that_differ_have_folders_that_differ():
         (["graph=xnet", "graph.side=smaller", "degree.budget=paper"], "xnet-smaller-d3-paper-s0"),
         (["graph=dense"], "digits-dense-s0"),
         (["seed=4", "seeds.graph=7"], "rreg-d3-s4-graph7"),
-        (["degree=erk"], "rreg-erk-density0.05-s0"),
+        (["degree=erk", "degree.density=0.05"], "rreg-erk-s0"),
     ],
 )
 def test_a_folder_is_named_by_what_varies(overrides, words):
     assert words in name_of(*overrides)
 
 
-def test_how_and_where_a_run_is_computed_does_not_change_its_folder():
-    name = name_of()
-    for same in ("device=cpu", "num_threads=1", "wandb.mode=offline", "restart=true"):
-        assert name_of(same) == name
-    assert name_of("degree.value=3.0", "label_smoothing=0") == name
-    assert name_of("graph=dense") == name_of("graph=dense", "degree.value=15")
+@pytest.mark.parametrize("line", (CONF.parent / "tests/run_names.txt").read_text().splitlines())
+def test_names_stay(line):
+    """Another name for the same settings would orphan the finished runs of all users."""
+    name, *overrides = line.split()
+    assert name_of(*overrides) == name
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ["device=cpu"],
+        ["num_threads=1"],
+        ["wandb.mode=offline"],
+        ["restart=true"],
+        ["graph.measures=full"],
+        ["degree.value=3.0", "label_smoothing=0"],
+        ["seeds.graph=0", "seeds.data=0"],
+        ["schedule=constant", "recipe.min_lr=0.01"],
+        ["optimizer=adamw", "schedule=constant", "recipe.lr=7"],
+        ["dataset=cifar10", "dataset.root=elsewhere", "dataset.cache=there"],
+        ["graph=dense", "degree.value=15", "init.fan=live", "seeds.graph=3"],
+    ],
+    ids=" ".join,
+)
+def test_what_changes_no_result_changes_no_name(same):
+    choices = [word for word in same if "." not in word and word.split("=")[0] in GROUPS]
+    assert name_of(*same) == name_of(*choices)
+
+
+def test_a_new_setting_with_its_default_and_a_moved_module_rename_no_run(monkeypatch):
+    cfg = composed(return_hydra_config=True)
+    used = used_settings(resolved(cfg), cfg.hydra.runtime.choices)
+    name = identity_of(used).name
+
+    def step(optimizer, step_size=30, gamma=0.5, min_lr=0.0, warmup=0): ...
+
+    moved = types.ModuleType("expanders.elsewhere")
+    moved.step = step
+    monkeypatch.setitem(sys.modules, "expanders.elsewhere", moved)
+    monkeypatch.setattr(expanders, "elsewhere", moved, raising=False)
+    schedule = used["schedule"] | {"_target_": "expanders.elsewhere.step", "warmup": 0}
+    assert identity_of(used | {"schedule": schedule}).name == name
+    schedule["warmup"] = 1
+    assert identity_of(used | {"schedule": schedule}).name != name
+
+
+def test_a_function_of_another_package_or_of_another_name_is_another_run():
+    names = [
+        name_of(),
+        name_of("graph._target_=expanders.graphs.lift", "~graph.select", "~graph.draws"),
+        name_of("optimizer._target_=torch.optim.RMSprop", "~optimizer.nesterov"),
+    ]
+    assert len(set(names)) == 3
+
+
+def test_an_image_folder_is_called_by_its_own_name(few_images, tmp_path):
+    at = [f"dataset.root={few_images}", "dataset=image_folder"]
+    moved = tmp_path / few_images.name
+    moved.symlink_to(few_images)
+    name = name_of(*at)
+    assert name.startswith(f"vgg16bn-{few_images.name}-rreg-d3-s0-")
+    assert name_of(f"dataset.root={moved}", at[1]) == name
+    assert name_of(*at, "dataset.name=flowers").startswith("vgg16bn-flowers-rreg-d3-s0-")
+    assert name_of(*at, f"dataset.name={few_images.name}") == name
+
+
+def test_runs_are_called_alike_on_wandb_and_on_the_disk():
+    """The seeds of all streams are in both."""
+    grid = [(g, i) for g in (0, 1) for i in (0, 1)]
+    named = [identity(f"seeds.graph={g}", f"seeds.init={i}") for g, i in grid]
+    assert len({each.name for each in named}) == 4
+    assert len({each.cell for each in named}) == 1
+    assert "-s0-graph1-init1-" in named[3].name
+
+
+def test_defaults_in_yaml_are_those_in_the_code():
+    """Of every setting at the top, of the small groups, and of what a group may leave out."""
+    plain = resolved(composed())
+    for target, values in (
+        (settings.Config, plain),
+        (settings.Seeds, plain["seeds"]),
+        (settings.Init, plain["init"]),
+        (WandbSettings, plain["wandb"]),
+    ):
+        for name, default in settings.default_values(target).items():
+            if isinstance(values.get(name), dict):
+                continue
+            shown = list(default) if isinstance(default, tuple) else default
+            assert values[name] == shown, name
+
+
+# Settings that a group's file must give, or that the file takes from elsewhere.
+FROM_THE_FILE = {"lr", "weight_decay", "epochs", "root", "mean", "std", "momentum", "nesterov"}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_defaults_of_a_groups_options_are_those_of_its_function(group):
+    for option in options(group):
+        if (group, option) in {("dataset", "image_folder")}:
+            continue
+        node = checked(f"{group}={option}").__dict__[group]
+        nodes = [node["source"]] if group == "dataset" else [node]
+        for each in nodes:
+            defaults = settings.default_values(settings.function_of(each, group))
+            for name in defaults.keys() & each.keys() - FROM_THE_FILE:
+                if name not in ("step_size", "min_lr"):  # the recipe's
+                    assert each[name] == defaults[name], f"{group}={option}: {name}"
 
 
 @pytest.mark.parametrize(

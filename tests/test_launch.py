@@ -126,7 +126,7 @@ def test_a_sweep_over_degrees_and_graphs(launch, tmp_path, few_images):
     assert result.returncode == 0, result.stderr
     folders = [path.parent for path in (tmp_path / "runs").glob("*/summary.json")]
     cells = {re.sub(r"-s0-\w+$", "", folder.name) for folder in folders}
-    expected = {f"resnet32-image_folder-{g}-d{d}" for g in ("rreg", "xnet") for d in (3, 15)}
+    expected = {f"resnet32-images-{g}-d{d}" for g in ("rreg", "xnet") for d in (3, 15)}
     assert cells == expected
 
 

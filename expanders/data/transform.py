@@ -15,16 +15,17 @@ from expanders.errors import SettingError
 class Transform:
     """Resize, pad with black, crop, flip, normalise: from stored pixels to a network's input.
 
-    `mean`, `std`: per channel, in units of 0..255. `resize`: side length after bilinear resizing.
-    `pad`: black pixels added on each side. `crop`: side length of the output; None keeps the size
-    that the image had before padding. `flip`: mirror left to right with probability 1/2. In
-    training the crop is random, in evaluation it is the centre and nothing is flipped.
+    `mean`, `std`: per channel, in units of 0..255; by default ImageNet's. `resize`: side length
+    after bilinear resizing. `pad`: black pixels added on each side. `crop`: side length of the
+    output; None keeps the size that the image had before padding. `flip`: mirror left to right
+    with probability 1/2. In training the crop is random, in evaluation it is the centre and nothing
+    is flipped.
 
     Wrong values raise SettingError, naming `dataset.transform.<key>`.
     """
 
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: Sequence[float] = (123.675, 116.28, 103.53)
+    std: Sequence[float] = (58.395, 57.12, 57.375)
     resize: int | None = None
     pad: int = 0
     crop: int | None = None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from expanders.errors import SettingError
 from expanders.files import write_json
 from expanders.runs import folders
-from expanders.runs.identity import cell_of, definition_of, label_of
+from expanders.runs.identity import Identity, identity_of, used_settings
 from expanders.runs.settings import Config, Node, checked
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do without it
@@ -55,7 +55,9 @@ def run(
         turn: the run's number in a sweep.
     """
     config = checked(plain)
-    definition = definition_of(plain, choices)
+    used = used_settings(plain, choices)
+    identity = identity_of(used)
+    record = used | {"definition": identity.definition}
     if config.dry_run:
         log.info("%-9s  %s", folders.state(folder), folder)
         folders.forget_if_unused(folder)
@@ -70,10 +72,10 @@ def run(
     team = processes.join(choose_device(config.device, turn))
 
     def ready() -> "Run":
-        return prepare(config, definition, folder, turn, team, instantiate)
+        return prepare(config, identity, record, folder, turn, team, instantiate)
 
     if team.is_writer:
-        return _write(config, definition, folder, team, ready)
+        return _write(config, record, folder, team, ready)
     logging.disable(logging.WARNING)
     team.wait()  # for the writer, who sees to the folder
     if folders.state(folder) != folders.State.DONE:
@@ -82,20 +84,20 @@ def run(
 
 
 def _write(
-    config: Config, definition: Node, folder: Path, team: "Team", ready: Callable[[], "Run"]
+    config: Config, record: Node, folder: Path, team: "Team", ready: Callable[[], "Run"]
 ) -> Node:
     """The part of the process that writes into the folder, which no other may meanwhile."""
     with folders.locked(folder) as requeued:
         if config.restart and not requeued:
             folders.clear(folder)
-        folders.check_unchanged(folder, definition)
+        folders.check_unchanged(folder, record)
         if folders.state(folder) == folders.State.DONE:
             log.info("Finished before, in %s; restart=true trains again.", folder)
             team.wait()
             return folders.summary(folder)
         try:
             (folder / "failure.json").unlink(missing_ok=True)
-            write_json(folder / "config.json", definition)
+            write_json(folder / "config.json", record)
             team.wait()
             return ready().execute()
         except Exception as error:
@@ -116,7 +118,8 @@ def wait_to_be_killed(signum: int, frame: object) -> None:
 
 def prepare(
     config: Config,
-    definition: Node,
+    identity: Identity,
+    record: Node,
     folder: Path,
     turn: int,
     team: "Team",
@@ -166,12 +169,12 @@ def prepare(
     wandb = tracking.WandbSettings(**config.wandb)
     return Run(
         folder=folder,
-        config=definition,
+        config=record,
         blueprint=blueprint,
         report=report,
         trainer=trainer,
         test=test.to(device),
-        wandb=wandb.named(label_of(definition), config.seed, cell_of(definition)),
+        wandb=wandb.named(identity.name, identity.cell, identity.words),
         checkpoint_minutes=config.checkpoint_minutes,
     )
 
@@ -200,7 +203,7 @@ def network(
         instantiate(config.degree),
         config.stream_seed("graph"),
         skip=skip,
-        fan=config.init["fan"],
+        **config.init,
         measures=measures,
         execution=config.execution,
     )

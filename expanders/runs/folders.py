@@ -105,7 +105,7 @@ def mark_failed(folder: Path, error: BaseException) -> None:
 
 
 def check_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to continue a run with other settings.
+    """Refuse to continue a run of another definition than that in `config`.
 
     Raises:
         SettingError: with the settings that differ, if the folder holds results of a run.
@@ -113,9 +113,10 @@ def check_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / "config.json"
     if not path.exists() or not (_has_weights(folder) or state(folder) == State.DONE):
         return
-    old, new = (_flat(settings) for settings in (json.loads(path.read_text()), config))
+    content = json.loads(path.read_text())
+    old, new = (_flat(each.get("definition", {})) for each in (content, config))
     changes = [
-        f"{key} {old.get(key)} -> {new.get(key)}"
+        f"{key} {old.get(key, 'default')} -> {new.get(key, 'default')}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]

@@ -1,88 +1,176 @@
-"""The name of a run's folder: a pure function of the settings that define the run.
+"""What defines a run, and its names: one answer to "is this the same run?".
 
-So the same run has the same folder whether a command, a sweep or a requeued job starts it, and two
-runs that differ in anything have two folders.
+A run is defined by its choices, and by the values that differ from the defaults of the functions
+that take them. So a new setting renames no run as long as it has its default, and neither does a
+function of this package that moves to another module. Runs that differ in anything that is computed
+have different names; where and how they are computed, measured and logged does not count.
 """
 
 import hashlib
-import inspect
 import json
-from collections.abc import Collection, Mapping
-from pkgutil import resolve_name
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from expanders.runs.settings import GROUPS, Node
+from expanders.runs.settings import (
+    DIRECTIVES,
+    GROUPS,
+    Config,
+    Init,
+    Node,
+    completed,
+    default_values,
+    function_of,
+)
 
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {
     *("hydra", "wandb", "runs_dir", "restart", "dry_run"),
     *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "channels_last"),
 }
+_FOLDERS = {"root", "cache"}  # of images: what is in them does not depend on where they lie
+_LONGEST = 150  # characters of a label; file systems allow 255 for a name
 
 
-def definition_of(settings: Node, choices: Mapping[str, str]) -> Node:
-    """The settings that decide what a run computes."""
-    ignored = _NOT_PART_OF_THE_RUN
+@dataclass(frozen=True)
+class Identity:
+    """What defines a run, and the names that follow from it.
+
+    Attributes:
+        definition: the choices, and the values that are not defaults, in plain containers.
+        words: the choices, and the options of graph and degree that are not defaults, in short:
+            `("vgg16bn", "digits", "rewired", "p0.3", "d3")`.
+    """
+
+    definition: Node
+    words: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder, and of the run on W&B: the words, the seeds, and a digest.
+
+        The seeds are `s0`, or `s0-graph7` where a stream has another.
+        """
+        own = [f"{name}{seed}" for name, seed in self.definition.get("seeds", {}).items()]
+        seeds = "-".join([f"s{self.definition['seed']}", *own])
+        return f"{self._label}-{seeds}-{_digest(self.definition)}"
+
+    @property
+    def cell(self) -> str:
+        """The words and a digest of all but the seeds: equal for repetitions."""
+        seedless = {k: v for k, v in self.definition.items() if k not in ("seed", "seeds")}
+        return f"{self._label}-{_digest(seedless)}"
+
+    @property
+    def _label(self) -> str:
+        return "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in self.words)[:_LONGEST]
+
+
+def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
+    """The choices, and all settings that are part of the run and that it uses.
+
+    Args:
+        settings: all settings, resolved, in plain containers.
+        choices: the chosen option of every group.
+    """
+    left_out = _NOT_PART_OF_THE_RUN
+    settings = completed(settings)
     if choices["graph"] == "dense":  # it draws no graph, and has all edges
-        ignored = ignored | {"degree"}
+        left_out = left_out | {"degree"}
         unused = {"seeds": {"graph": None}, "init": {"fan": "dense"}}
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
-    named = {name: choices[name] for name in GROUPS if name not in ignored}
-    kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in ignored}
+    named = {name: choices[name] for name in GROUPS if name not in left_out}
+    kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in left_out}
     return {"choices": named} | kept
 
 
+def identity_of(used: Node) -> Identity:
+    """What defines the run of these settings, which are from `used_settings`."""
+    choices = used["choices"]
+    definition: Node = {"choices": choices}
+    for name in choices:
+        if name == "dataset":
+            definition[name] = _dataset(used[name], choices[name])
+        else:
+            definition[name] = _changed(used[name], name, choices[name])
+    definition["init"] = _differing(used["init"], default_values(Init))
+    seeds = used["seeds"].items()
+    definition["seeds"] = {k: v for k, v in seeds if v is not None and v != used["seed"]}
+    # What optimizer and schedule use of the recipe stands there.
+    rest = {k: v for k, v in used.items() if k not in definition and k != "recipe"}
+    definition |= _differing(rest, default_values(Config))
+    definition = {key: value for key, value in definition.items() if value != {}}
+    return Identity(definition, _words(used, definition))
+
+
+def _changed(node: Node, name: str, option: str) -> Node:
+    """The values of a node that differ from the defaults of its function.
+
+    A function of another package counts with its dotted name; one of this package is known by the
+    option, and counts with its own name where that is another.
+    """
+    target: str = node["_target_"]
+    is_ours = target.split(".")[0] == __name__.split(".")[0]
+    function = target.rpartition(".")[2] if is_ours else target
+    defaults = _plain(default_values(function_of(node, name))) | {"skip": None}
+    ignored = {*DIRECTIVES, "measures"} | (_FOLDERS if is_ours else set())
+    changed = _differing({k: v for k, v in node.items() if k not in ignored}, defaults)
+    return changed if function == option else {"_target_": function} | changed
+
+
+def _dataset(node: Node, option: str) -> Node:
+    """The values that count of a data set: those of its functions, its split, and its name.
+
+    Other keys are there for interpolations. A set that may have a name is that of a folder, and is
+    called after it where no name is given.
+    """
+    changed: Node = {
+        "source": _changed(node["source"], "dataset.source", option),
+        "transform": _changed(node["transform"], "dataset.transform", "Transform"),
+    } | _differing({"val_fraction": node["val_fraction"]}, {"val_fraction": 0.1})
+    if "name" in node:
+        folder = Path(node.get("root", "")).expanduser().absolute()
+        changed["name"] = node["name"] or folder.name
+    return {key: value for key, value in changed.items() if value != {}}
+
+
+def _differing(values: Node, defaults: Node) -> Node:
+    return {k: v for k, v in values.items() if k not in defaults or v != defaults[k]}
+
+
 def _plain(value: Any) -> Any:
-    """The same, with `3` for `3.0`: one run, however its numbers were typed."""
+    """The same, with `3` for `3.0`, and lists for tuples: one run, however it was typed."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def label_of(definition: Node) -> str:
-    """The choices in a few words: `vgg16bn-cifar10-rewired-p0.3-d3`.
-
-    Options of the graph model and of the degree policy are named where they are not the default.
-    """
+def _words(used: Node, definition: Node) -> tuple[str, ...]:
+    """The choices in short; a model or data set that has a name is called by it."""
     choices = definition["choices"]
-    words = [choices["model"], choices["dataset"], choices["graph"]]
-    words += _unusual(definition["graph"])
-    if "degree" in choices:
-        constant = choices["degree"] == "constant"
-        words.append(f"d{definition['degree']['value']}" if constant else choices["degree"])
-        words += _unusual(definition["degree"], but={"value"} if constant else set())
-    return "-".join(words)
+    changed = {name: dict(definition.get(name, {})) for name in (*choices, "degree")}
+    named = [changed[name].get("name") or choices[name] for name in ("model", "dataset")]
+    words = [*named, choices["graph"], *_options(changed["graph"])]
+    if choices.get("degree") == "constant":
+        options = default_values(function_of(used["degree"], "degree")) | used["degree"]
+        words.append(f"d{options['value']}")
+        changed["degree"].pop("value", None)
+    elif "degree" in choices:
+        words.append(choices["degree"])
+    return (*words, *_options(changed["degree"]))
 
 
-def _unusual(node: Node, but: Collection[str] = ()) -> list[str]:
-    """The options of a group that differ from the defaults of its function."""
-    parameters = inspect.signature(resolve_name(node["_target_"])).parameters
-    options = {key: value for key, value in node.items() if key in parameters and key not in but}
+def _options(changed: Node) -> list[str]:
     return [
         str(value) if isinstance(value, str) else f"{key}{value}"
-        for key, value in options.items()
-        if value != parameters[key].default
+        for key, value in sorted(changed.items())
+        if key != "_target_"
     ]
 
 
-def _seeds(definition: Node) -> str:
-    """`s0`, or `s0-graph7` where a stream has a seed of its own."""
-    own = [f"{name}{seed}" for name, seed in definition["seeds"].items() if seed is not None]
-    return "-".join([f"s{definition['seed']}", *own])
-
-
-def cell_of(definition: Node) -> str:
-    """The label and a digest of all that defines the run but its seeds: equal for repetitions."""
-    settings = {key: value for key, value in definition.items() if key not in ("seed", "seeds")}
-    return f"{label_of(definition)}-{_digest(settings)}"
-
-
-def run_name(definition: Node) -> str:
-    """The label, the seeds, and a digest of all that defines the run."""
-    return f"{label_of(definition)}-{_seeds(definition)}-{_digest(definition)}"
-
-
-def _digest(settings: Node) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+def _digest(content: Node) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -10,7 +10,7 @@ Importing this module does not import PyTorch, which takes seconds.
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -30,6 +30,30 @@ _NAMES = {
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 
 
+_OPTIONAL: dict[str, Node] = {  # what a group's file may leave out, besides its function's options
+    "model": {"skip": None},
+    "graph": {"measures": "default"},
+    "dataset": {"val_fraction": 0.1, "transform": {"_target_": "expanders.data.Transform"}},
+}
+DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_")  # of a node, to Hydra
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The seeds of single random streams; None stands for the common seed."""
+
+    graph: int | None = None
+    init: int | None = None
+    data: int | None = None
+
+
+@dataclass(frozen=True)
+class Init:
+    """How weights begin; see `expanders.wiring.wire`."""
+
+    fan: Literal["dense", "live"] = "dense"
+
+
 @dataclass(frozen=True)
 class Config:
     """The top level of the configuration; its keys are explained in conf/config.yaml."""
@@ -40,48 +64,60 @@ class Config:
     dataset: Node
     optimizer: Node
     schedule: Node
-    recipe: Node
-    seeds: Node
-    init: Node
-    wandb: Node
     seed: int
     epochs: int
     batch_size: int
-    label_smoothing: float
-    clip_grad_norm: float | None
-    precision: str
-    compile: str
-    channels_last: bool
-    execution: Literal["auto", "dense", "sparse"]
-    device: str
-    num_threads: int | None
-    checkpoint: str | None
-    checkpoint_minutes: float
-    dry_run: bool
-    restart: bool
-    runs_dir: str
+    label_smoothing: float = 0.0
+    clip_grad_norm: float | None = None
+    precision: str = "auto"
+    compile: str = "auto"
+    channels_last: bool = False
+    execution: Literal["auto", "dense", "sparse"] = "auto"
+    device: str = "auto"
+    num_threads: int | None = None
+    checkpoint: str | None = None
+    checkpoint_minutes: float = 10
+    dry_run: bool = False
+    restart: bool = False
+    runs_dir: str = "runs"
+    recipe: Node = field(default_factory=dict)
+    seeds: Node = field(default_factory=dict)
+    init: Node = field(default_factory=dict)
+    wandb: Node = field(default_factory=dict)
 
     def stream_seed(self, name: str) -> int:
         """The seed of one stream: its own, or else the common one."""
-        seed = self.seed if self.seeds[name] is None else self.seeds[name]
-        if not isinstance(seed, int):
-            raise SettingError(f"seeds.{name}", seed, "must be an integer, or null for `seed`")
-        return seed
+        own: int | None = self.seeds.get(name)
+        return self.seed if own is None else own
 
 
-def checked(plain: Node) -> Config:
-    """The configuration, if every setting exists and has a value of the right type."""
+def completed(settings: Node) -> Node:
+    """The settings, with what a group's file may leave out."""
+    return {
+        key: _OPTIONAL.get(key, {}) | value if isinstance(value, dict) else value
+        for key, value in settings.items()
+    }
+
+
+def checked(settings: Node) -> Config:
+    """The configuration, if every setting exists and has a value of the right type.
+
+    Raises:
+        SettingError: with the first setting that is missing, unknown or of another type.
+    """
     from expanders.data.images import check_fraction
     from expanders.runs.tracking import WandbSettings
 
-    check_arguments(Config, plain, "")
-    config = Config(**plain)
-    check_arguments(WandbSettings, config.wandb, "wandb")
-    check_fraction(config.dataset["val_fraction"])
-    for name in config.seeds:
-        config.stream_seed(name)
+    check_arguments(Config, settings, "")
+    for name, parameter in inspect.signature(Config).parameters.items():
+        if parameter.default is parameter.empty and name not in settings:
+            raise SettingError(name, "", "is missing; the run needs it")
+    config = Config(**completed(settings))
+    for name, target in {"wandb": WandbSettings, "seeds": Seeds, "init": Init}.items():
+        check_arguments(target, getattr(config, name), name)
     for name in GROUPS:
         check_node(getattr(config, name), name)
+    check_fraction(config.dataset["val_fraction"])
     if config.num_threads is not None and config.num_threads < 1:
         raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
     if config.optimizer.get("lr", 1) <= 0:
@@ -90,19 +126,44 @@ def checked(plain: Node) -> Config:
 
 
 def check_node(node: Node, name: str) -> None:
-    """Check a group's settings against the function that they are for, nested groups first."""
+    """Check a group's settings against the functions that they are for, nested groups first."""
     for key, value in node.items():
         if isinstance(value, dict):
             check_node(value, f"{name}.{key}")
-    if "_target_" in node:
-        own = {"_target_", "_partial_", "skip", "measures"}
+    if name != "dataset":
+        own = {*DIRECTIVES, *_OPTIONAL.get(name, ())}
         arguments = {key: value for key, value in node.items() if key not in own}
-        try:
-            target = resolve_name(node["_target_"])
-        except (ImportError, AttributeError, ValueError) as error:
-            remedy = f"no such function ({error}); give package.module.name"
-            raise SettingError(f"{name}._target_", node["_target_"], remedy) from None
-        check_arguments(target, arguments, name)
+        check_arguments(function_of(node, name), arguments, name)
+    elif "source" not in node:
+        raise SettingError("dataset.source", "", "is missing; it names the function that reads it")
+
+
+def function_of(node: Node, name: str) -> Callable[..., Any]:
+    """The function that a node is for.
+
+    Raises:
+        SettingError: if it names none.
+    """
+    target = node.get("_target_")
+    remedy = "must be the dotted name of a function, package.module.name"
+    if not isinstance(target, str):
+        raise SettingError(f"{name}._target_", target, remedy)
+    try:
+        function = resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingError(f"{name}._target_", target, f"{remedy} ({error})") from None
+    if not callable(function):
+        raise SettingError(f"{name}._target_", target, remedy)
+    return function  # type: ignore[no-any-return]
+
+
+def default_values(target: Callable[..., Any]) -> Node:
+    """The values that the parameters of a function have where nothing else is given."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # some functions written in C have none
+        return {}
+    return {n: p.default for n, p in parameters.items() if p.default is not p.empty}
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], setting: str) -> None:

@@ -41,13 +41,10 @@ class WandbSettings:
     job_type: str = "train"
     tags: Sequence[str] = ()
 
-    def named(self, label: str, seed: int, group: str) -> Self:
-        """The same, with name, group and tags made of the run's label where none were given."""
+    def named(self, name: str, group: str, tags: Sequence[str]) -> Self:
+        """The same, with this name and group where none was given, and these tags too."""
         return replace(
-            self,
-            name=self.name or f"{label}-s{seed}",
-            group=self.group or group,
-            tags=[*label.split("-"), *self.tags],
+            self, name=self.name or name, group=self.group or group, tags=[*tags, *self.tags]
         )
 
 

@@ -75,7 +75,7 @@ def constant(
     ]
 
 
-def density(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> list[int]:
+def density(network: NetworkShape, graph: GraphModel, density: float = 0.05) -> list[int]:
     """One density for the whole network, reached by the same degree in every layer.
 
     The weights of all graphs together are `density` times those of the complete graphs, rounded
@@ -85,7 +85,7 @@ def density(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> l
     return _spread(network, _constant_shares(network), *_weights_of_density(network, density))
 
 
-def uniform(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> list[int]:
+def uniform(network: NetworkShape, graph: GraphModel, density: float = 0.05) -> list[int]:
     """The same density in every layer: density * pairs edges, rounded, and at least one.
 
     Raises `SettingError` for a density outside of (0, 1].
@@ -94,7 +94,7 @@ def uniform(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> l
     return [max(round(density * layer.pairs), 1) for layer in network.layers]
 
 
-def erk(network: NetworkShape, graph: GraphModel, density: float = 0.1) -> list[int]:
+def erk(network: NetworkShape, graph: GraphModel, density: float = 0.05) -> list[int]:
     """Erdős–Rényi-Kernel: small layers keep more, by their fan-in plus fan-out.
 
     The density of a layer is proportional to (n_left + n_right + k_h + k_w) / (n_left n_right k_h

@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from expanders.runs import identity
-from expanders.runs.settings import Node
+from expanders.runs.identity import identity_of, used_settings
+from expanders.runs.settings import Node, checked
 
 
 def resolved(cfg: DictConfig) -> Node:
@@ -18,9 +18,10 @@ def resolved(cfg: DictConfig) -> Node:
 
 
 def run_name(*, _root_: DictConfig) -> str:
-    """The name of the folder of the run that a configuration describes."""
-    definition = identity.definition_of(resolved(_root_), _root_.hydra.runtime.choices)
-    return identity.run_name(definition)
+    """The name of the folder of the run that a configuration describes, which is checked first."""
+    settings = resolved(_root_)
+    checked(settings)
+    return identity_of(used_settings(settings, _root_.hydra.runtime.choices)).name
 
 
 def register_resolver() -> None:

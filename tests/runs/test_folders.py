@@ -50,13 +50,13 @@ def test_a_failure_keeps_its_traceback(tmp_path):
 
 
 def test_changed_settings_are_refused_with_the_list_of_changes(tmp_path):
-    old = {"epochs": 3, "optimizer": {"lr": 0.1, "momentum": 0.9}, "gone": 1}
-    new = {"epochs": 3, "optimizer": {"lr": 0.2, "momentum": 0.9}, "more": 2}
+    old = {"definition": {"epochs": 3, "optimizer": {"lr": 0.1}, "gone": 1}, "other": 1}
+    new = {"definition": {"epochs": 3, "optimizer": {"lr": 0.2}, "more": 2}, "other": 2}
     (tmp_path / "config.json").write_text(json.dumps(old))
     folders.check_unchanged(tmp_path, new)  # nothing was trained yet
     (tmp_path / "last.pt").touch()
     folders.check_unchanged(tmp_path, old)
-    changes = r"gone 1 -> None; more None -> 2; optimizer.lr 0.1 -> 0.2"
+    changes = r"gone 1 -> default; more default -> 2; optimizer.lr 0.1 -> 0.2"
     with pytest.raises(SettingError, match=rf"\({changes}\); choose another folder, or restart"):
         folders.check_unchanged(tmp_path, new)
 

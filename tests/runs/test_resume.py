@@ -293,7 +293,7 @@ def test_a_read_only_folder_is_named(launch, tmp_path, few_images):
         result = launch(*CELL, f"dataset.root={few_images}", f"runs_dir={folder}")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"error: {folder}/resnet32-image_folder-rreg-d3-s0-")
+    assert line.startswith(f"error: {folder}/resnet32-images-rreg-d3-s0-")
     assert line.endswith(": Read-only file system; runs_dir=FOLDER chooses another place to write")
 
 

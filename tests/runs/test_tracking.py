@@ -40,7 +40,9 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
     caplog.set_level("INFO")
     model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
     report = sparsify(model, skip=())
-    settings = WandbSettings(tags=["mine"]).named("vgg16bn-digits-rreg-d3", 7, "cell")
+    settings = WandbSettings(tags=["mine"]).named(
+        "vgg16bn-digits-rreg-d3-s7", "cell", ("vgg16bn", "digits", "rreg", "d3")
+    )
     config = {"model": {"_target_": "x.y"}, "optimizer": {"lr": 0.1}, "seed": 7}
 
     run = WandbRun(settings, tmp_path, config, run_id="abc123")
