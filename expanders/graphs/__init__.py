@@ -12,7 +12,19 @@ raises `SettingError`. A new graph model is one such function and one file in `c
 
 from expanders.graphs.controls import blocks, circulant, rewired
 from expanders.graphs.lifts import lift
+from expanders.graphs.literature import diagonal, scale_free
 from expanders.graphs.regular import rreg
 from expanders.graphs.simple import dense, random, xnet
 
-__all__ = ["blocks", "circulant", "dense", "lift", "random", "rewired", "rreg", "xnet"]
+__all__ = [
+    "blocks",
+    "circulant",
+    "dense",
+    "diagonal",
+    "lift",
+    "random",
+    "rewired",
+    "rreg",
+    "scale_free",
+    "xnet",
+]

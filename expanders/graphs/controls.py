@@ -3,10 +3,22 @@
 They tell whether it is expansion that helps, or only regularity and the number of edges.
 """
 
+from typing import Literal
+
 import numpy as np
 
-from expanders.errors import SettingError
-from expanders.graphs.edges import IntArray, check_budget, check_flag, relabel, ring, trade
+from expanders.errors import check_choice
+from expanders.graphs.edges import (
+    IntArray,
+    check_budget,
+    check_flag,
+    check_share,
+    relabel,
+    ring,
+    trade,
+)
+
+Base = Literal["blocks", "circulant"]
 
 
 def blocks(
@@ -60,16 +72,21 @@ def rewired(
     rng: np.random.Generator,
     p: float = 0.1,
     shuffle: bool = False,
+    base: Base = "blocks",
 ) -> IntArray:
-    """`blocks` with a share p of its edges shuffled: expansion as a dial at fixed degrees.
+    """`blocks` or `circulant` with a share p of the edges shuffled: expansion as a dial.
 
-    A random set of p num_edges edges is dealt out anew (`trade`), the others stay: p=0 is
-    `blocks`, p=1 a random graph with the same degrees. After the small-world dial of Watts and
-    Strogatz (1998), which does not keep degrees. `shuffle` is that of `blocks`.
-    Raises `SettingError` for an impossible budget or a p outside of 0 to 1.
+    A random set of p num_edges edges is dealt out anew (`trade`), the others stay, and so do all
+    degrees: p=0 is the base, p=1 a random graph with the same degrees, that is `rreg` with
+    select=none. Between them the base "circulant" is a small world (Watts and Strogatz, 1998), on
+    two sides as in CHTs (Zhang et al., "Brain network science modelling of sparse neural networks
+    enables Transformers and LLMs to perform as fully connected", NeurIPS 2025); both of these
+    redraw single edges anywhere, which does not keep degrees. `shuffle` is that of the base.
+    Raises `SettingError` for an impossible budget, an unknown base or a p outside of 0 to 1.
     """
-    if not isinstance(p, int | float) or not 0 <= p <= 1:
-        raise SettingError("p", p, "give a share between 0 and 1")
-    edges = blocks(num_left, num_right, num_edges, rng, shuffle)
+    check_share("p", p)
+    check_choice("base", base, Base)
+    start = blocks if base == "blocks" else circulant
+    edges = start(num_left, num_right, num_edges, rng, shuffle)
     free = rng.permutation(num_edges) < round(p * num_edges)
     return trade(edges, num_left, num_right, rng, free=free)

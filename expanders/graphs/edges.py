@@ -45,6 +45,12 @@ def check_flag(setting: str, value: object) -> None:
         raise SettingError(setting, value, "choose true or false")
 
 
+def check_share(setting: str, value: object) -> None:
+    """Raise `SettingError` unless the value is a number between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise SettingError(setting, value, "give a number between 0 and 1")
+
+
 def sort_edges(left: NDArray[Any], right: NDArray[Any], num_left: int) -> IntArray:
     """The edges (left[i], right[i]) as an int64 array (2, E), sorted by (right, left)."""
     keys = np.sort(right.astype(np.int64) * num_left + left)

@@ -8,14 +8,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from expanders import graphs, spectra
 from expanders.errors import SettingError
-from expanders.graphs import lifts
-from expanders.graphs.edges import ring, trade
+from expanders.graphs import lifts, literature
+from expanders.graphs.edges import check_edges, ring, sort_edges, trade
 
 MODELS = {
     "random": graphs.random,
@@ -32,9 +32,17 @@ MODELS = {
     "circulant-shuffled": partial(graphs.circulant, shuffle=True),
     "rewired": partial(graphs.rewired, p=0.3),
     "rewired-shuffled": partial(graphs.rewired, p=0.7, shuffle=True),
+    "rewired-circulant": partial(graphs.rewired, p=0.3, base="circulant"),
     "lift": graphs.lift,
+    "diagonal": graphs.diagonal,
+    "regular scale-free": partial(graphs.scale_free, exponent=0),
+    "scale-free": graphs.scale_free,
+    "heavy-tailed scale-free": partial(graphs.scale_free, exponent=1),
 }
-IRREGULAR = {"random", "xnet-input", "xnet-smaller", "xnet-output"}
+IRREGULAR = {
+    *("random", "xnet-input", "xnet-smaller", "xnet-output"),
+    *("diagonal", "scale-free", "heavy-tailed scale-free"),
+}
 
 sizes = st.integers(1, 40)
 
@@ -216,14 +224,123 @@ def test_rewired_is_a_dial_of_expansion():
     assert gaps[-1] > 1 - bound  # at p=1 a random graph, Ramanujan as most of them
 
 
+def test_rewired_from_a_ring_is_a_small_world():
+    budget = (64, 64, 640)
+    rewired = partial(graphs.rewired, *budget, base="circulant")
+    np.testing.assert_array_equal(
+        rewired(np.random.default_rng(0), p=0), graphs.circulant(*budget, np.random.default_rng(0))
+    )
+    values = [
+        spectra.measure(rewired(np.random.default_rng(0), p=p), *budget[:2]) for p in (0, 0.1, 1)
+    ]
+    gaps = [value["normalised_gap"] for value in values]
+    cycles = [value["four_cycles"] for value in values]
+    assert gaps[0] < 0.05 < gaps[1] < gaps[2]
+    assert cycles[1] > 0.5 * cycles[0] > 2 * cycles[2]  # most of the neighbourhoods are still there
+
+
+@settings(max_examples=60, deadline=None)
+@given(budget=budgets(), seed=st.integers(0, 2**32))
+def test_diagonals_have_even_degrees(budget, seed):
+    edges = graphs.diagonal(*budget, np.random.default_rng(seed))
+    shorter, longer = sorted(degrees(edges, *budget[:2]), key=len)
+    if len(shorter) == len(longer) or longer.size % shorter.size == 0:
+        assert np.ptp(shorter) <= 1
+    assert np.ptp(longer) <= 1
+
+
+@pytest.mark.parametrize(("num_left", "num_right"), [(24, 24), (8, 24), (24, 8)])
+def test_diagonals_are_cyclic_and_their_spectrum_is_a_fourier_sum(num_left, num_right):
+    shorter, longer = min(num_left, num_right), max(num_left, num_right)
+    edges = graphs.diagonal(num_left, num_right, 3 * longer, np.random.default_rng(0))
+    moved = sort_edges((edges[0] + 1) % num_left, (edges[1] + 1) % num_right, num_left)
+    np.testing.assert_array_equal(edges, moved)
+    row = edges[0, edges[1] == 0] if num_right == longer else edges[1, edges[0] == 0]
+    frequency = np.arange(shorter)[:, None]
+    expected = np.abs(np.exp(2j * np.pi * frequency * row / shorter).sum(axis=1))
+    expected *= (longer / shorter) ** 0.5
+    dense = spectra.biadjacency(edges, num_left, num_right).toarray()
+    found = np.linalg.svd(dense, compute_uv=False)
+    np.testing.assert_allclose(found, np.sort(expected)[::-1], atol=1e-9)
+
+
+def test_offsets_of_diagonals_are_random():
+    drawn = {
+        tuple(graphs.diagonal(6, 6, 12, np.random.default_rng(seed)).ravel()) for seed in range(300)
+    }
+    assert len(drawn) == 15  # pairs of six offsets
+
+
+@settings(max_examples=150, deadline=None)
+@given(budget=budgets(), exponent=st.floats(0, 1), seed=st.integers(0, 2**32))
+@example(budget=(5, 14, 70), exponent=0.2, seed=0)  # complete
+def test_scale_free_has_its_degrees(budget, exponent, seed):
+    num_left, num_right, num_edges = budget
+    edges = graphs.scale_free(*budget, np.random.default_rng(seed), exponent=exponent)
+    sides = degrees(edges, num_left, num_right)
+    prescribed = [
+        literature._degrees_by_rank(num_left, num_right, num_edges, exponent),
+        literature._degrees_by_rank(num_right, num_left, num_edges, exponent),
+    ]
+    for found, expected in zip(sides, prescribed, strict=True):
+        np.testing.assert_array_equal(np.sort(found)[::-1], expected)
+        assert found.min() >= 1 or num_edges < found.size
+
+
+def test_scale_free_is_a_dial_from_regular_to_heavy_tailed_degrees():
+    drawn = [
+        graphs.scale_free(200, 200, 1000, np.random.default_rng(0), exponent=exponent)
+        for exponent in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    spreads = [np.var(np.bincount(edges[0])) for edges in drawn]
+    assert spreads[0] == 0
+    assert all(after > 1.5 * before for before, after in itertools.pairwise(spreads))
+    found = np.sort(np.bincount(drawn[2][1]))[::-1]
+    tail = np.arange(1, 201) ** -0.5
+    np.testing.assert_allclose(found, 1 + 800 * tail / tail.sum(), atol=1)
+
+
+def test_scale_free_is_uniform_over_the_graphs_with_its_degrees():
+    budget = (3, 4, 7)
+    expected = [sorted(literature._degrees_by_rank(*s, 7, 1)) for s in ((3, 4), (4, 3))]
+    pairs = [(i, j) for j in range(4) for i in range(3)]
+    support = {
+        chosen
+        for chosen in combinations(pairs, 7)
+        if [sorted(side) for side in degrees(np.array(chosen).T, 3, 4)] == expected
+    }
+    rng = np.random.default_rng(0)
+    counts = Counter(
+        tuple(zip(*graphs.scale_free(*budget, rng, exponent=1).tolist(), strict=True))
+        for _ in range(10 * len(support))
+    )
+    assert len(support) > 10
+    assert set(counts) <= support
+    statistic = sum((counts[graph] - 10) ** 2 / 10 for graph in support)
+    assert chi2.sf(statistic, len(support) - 1) > 1e-3
+
+
+def test_a_graph_that_is_none_is_refused():
+    good = graphs.random(3, 4, 6, np.random.default_rng(0))
+    check_edges(good, 3, 4)
+    check_edges(good[:, :0], 3, 4)
+    for bad in (good[:, ::-1], good[:, [0, 0]], good + 3, good - 2, good.astype(float), good[:1]):
+        with pytest.raises(SettingError, match="edges="):
+            check_edges(bad, 3, 4)
+
+
 def test_wrong_options_are_named():
     rng = np.random.default_rng(0)
     for call, message in [
         (lambda: graphs.rreg(4, 4, 8, rng, select="best"), "select=best: choose none"),
         (lambda: graphs.rreg(4, 4, 8, rng, draws=0), "draws=0"),
         (lambda: graphs.rreg(4, 4, 8, rng, draws="many"), "draws=many: give a whole number"),
-        (lambda: graphs.rewired(4, 4, 8, rng, p=1.5), r"p=1\.5: give a share"),
-        (lambda: graphs.rewired(4, 4, 8, rng, p="half"), "p=half: give a share"),
+        (lambda: graphs.rewired(4, 4, 8, rng, p=1.5), r"p=1\.5: give a number between 0 and 1"),
+        (lambda: graphs.rewired(4, 4, 8, rng, p="half"), "p=half: give a number"),
+        (lambda: graphs.rewired(4, 4, 8, rng, p=True), "p=True: give a number"),
+        (lambda: graphs.rewired(4, 4, 8, rng, p=np.nan), "p=nan: give a number"),
+        (lambda: graphs.rewired(4, 4, 8, rng, base="ring"), "base=ring: choose blocks or circ"),
+        (lambda: graphs.scale_free(4, 4, 8, rng, exponent=2), "exponent=2: give a number"),
         (lambda: graphs.random(4, 4, 8, rng, binomial="no"), "binomial=no: choose true or false"),
         (lambda: graphs.blocks(4, 4, 8, rng, shuffle="no"), "shuffle=no: choose true or false"),
         (lambda: graphs.circulant(4, 4, 8, rng, shuffle=2), "shuffle=2: choose true or false"),

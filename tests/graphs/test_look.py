@@ -38,7 +38,7 @@ def test_all_models_by_default(capsys):
         (["ramanujan"], "model=ramanujan: choose from blocks"),
         (["rreg:degree=3"], "rreg=degree=3: its options are select, draws"),
         (["dense:p=1"], "dense=p=1: its options are none"),
-        (["rewired:p=2"], "p=2: give a share between 0 and 1"),
+        (["rewired:p=2"], "p=2: give a number between 0 and 1"),
         (["--shape", "64"], "shape=64: give inputs x outputs"),
         (["--degree", "0.5"], "degree=0.5: give a number of at least 1"),
         (["--degree", "nan"], "degree=nan: give a number of at least 1"),
