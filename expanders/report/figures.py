@@ -316,6 +316,6 @@ def _edge_counts(cell: Cell) -> tuple[int, ...]:
     """Edges per layer of the first run of a cell that has a report of its layers."""
     for state in ("finished", "unfinished", "failed"):
         for record in cell.having(state):
-            if record.layers:
-                return tuple(count for _, count in record.layers)
+            if record.wiring.layers:
+                return tuple(count for _, count in record.wiring.layers)
     return ()

@@ -7,14 +7,23 @@ cells that differ in arm and degree (or model) only, and the dense twin, which h
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal, NamedTuple, get_args
 
 from expanders import graphs
 from expanders.graphs import controls
-from expanders.report.places import Group, Option, Place, Settings, differing, labels, place, text
+from expanders.report.places import (
+    Group,
+    Option,
+    Place,
+    Settings,
+    differing,
+    labels,
+    places_of,
+    text,
+)
 from expanders.report.run_records import DENSE, RunRecord, Skipped, Streams
 from expanders.training import metrics
 
@@ -33,11 +42,12 @@ class Column(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """A row of a table: how networks are wired."""
+    """A row of a table: how networks are wired, and what that looks at."""
 
     label: str
     kind: Kind
     graph: Option
+    needs: tuple[str, ...] = ()
 
     @property
     def is_twin(self) -> bool:
@@ -151,15 +161,16 @@ class _Draft:
 
 
 def arrange(
-    records: Iterable[RunRecord], tuned: Collection[str] = ()
+    records: Sequence[RunRecord], tuned: Collection[str] = ()
 ) -> tuple[list[Table], list[Skipped]]:
     """The tables that hold all runs, and the runs left out since they repeat another one.
 
     Runs of a cell that differ in the settings `tuned` only are cut down to those of the value with
     the best mean validation accuracy.
     """
-    places = [place(record, tuned) for record in records]
-    naming = _Naming(labels(p.graph for p in places), labels(p.model for p in places))
+    places = _same_streams(places_of(records, tuned))
+    needs = {p.graph: p.record.needs for p in places if p.record.needs}
+    naming = _Naming(labels(p.graph for p in places), labels(p.model for p in places), needs)
     drafts = _drafts(places)
     copies: list[Skipped] = []
     tables = [
@@ -168,6 +179,18 @@ def arrange(
     ]
     tables.sort(key=lambda table: (table.title, table.differs))
     return tables, list(dict.fromkeys(copies))
+
+
+def _same_streams(places: Sequence[Place]) -> list[Place]:
+    """No graph seed for runs that have not wired yet, where others of their arm depend on none."""
+    undrawn = {p.graph for p in places if p.record.streams.graph is None}
+    known = []
+    for each in places:
+        if each.graph in undrawn:
+            streams = each.record.streams._replace(graph=None)
+            each = each._replace(record=replace(each.record, streams=streams))
+        known.append(each)
+    return known
 
 
 def _drafts(places: Sequence[Place]) -> list[_Draft]:
@@ -209,11 +232,13 @@ class _Naming:
 
     graphs: Mapping[Option, str]
     models: Mapping[Option, str]
+    needs: Mapping[Option, tuple[str, ...]]
 
     def arm(self, place: Place) -> Arm:
         if place.graph[0] == DENSE:
             return TWIN
-        return Arm(self.graphs[place.graph], kind_of(place.record), place.graph)
+        needs = self.needs.get(place.graph, ())
+        return Arm(self.graphs[place.graph], _kind(place.graph[0], needs), place.graph, needs)
 
     def column(self, place: Place, axis: str) -> Column:
         if axis == "model":
@@ -223,12 +248,11 @@ class _Naming:
         return Column(numbers[0] if numbers else 0, degree_label(place.degree))
 
 
-def kind_of(record: RunRecord) -> Kind:
-    """The group of arms that a run's graph belongs to."""
-    name = record.choices["graph"]
+def _kind(name: str, needs: Sequence[str]) -> Kind:
+    """The group of arms that a graph belongs to, by its name and what its wiring looked at."""
     if name in (DENSE, "thin"):
         return "dense and thin"
-    if record.needs:
+    if needs:
         return "scored wirings"
     function = getattr(graphs, name, None)
     is_control = getattr(function, "__module__", "") == controls.__name__

@@ -6,15 +6,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from expanders.errors import SettingError
 from expanders.report.run_records import DENSE, RunRecord
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
 Option = tuple[str, Settings]  # the name of a choice in a group, and its settings
 
-# Streams hold the seeds; what a recipe chooses stands in optimizer and schedule; choices are taken
-# by name; and what is measured of a graph does not change it.
-_IGNORED = re.compile(r"(choices|seeds?|recipe|graph\.measures)(\.|$)|.*\b_(partial|target)_$")
-_ROOT = re.compile(r"dataset\.(source\.)?root$")
+# Seeds tell runs of a cell apart, and choices are taken by name.
+_IGNORED = re.compile(r"(choices|seeds?)(\.|$)")
 
 
 class Group(NamedTuple):
@@ -46,17 +45,61 @@ class Place(NamedTuple):
     tuned: Settings
 
 
-def place(record: RunRecord, tuned: Collection[str] = ()) -> Place:
-    """The place of a run, from its settings; keys in `tuned` do not tell arms or tables apart."""
+def places_of(records: Sequence[RunRecord], tuned: Collection[str] = ()) -> list[Place]:
+    """The places of runs; the keys in `tuned` do not tell arms or tables apart.
+
+    Raises:
+        SettingError: for a key in `tuned` that no run has.
+    """
+    known = {key for record in records for key, _ in _flat(record.config)}
+    for key in tuned:
+        if key not in known:
+            raise SettingError("tuned", key, "no run has this setting, as in optimizer.lr")
+    settings = _completed(records)
+    return [_place(record, own, tuned) for record, own in zip(records, settings, strict=True)]
+
+
+def _completed(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
+    """The definition of each run by dotted key, with the defaults where other runs have others.
+
+    A definition leaves out what is a default. Where another run with the same choice differs in
+    such a key, its value is taken from the whole configuration of any run that has the default.
+    """
+    definitions = [dict(_flat(record.definition)) for record in records]
+    configs = [dict(_flat(record.config)) for record in records]
+    defaults: dict[tuple[str, str], Any] = {}
+    for record, definition, config in zip(records, definitions, configs, strict=True):
+        for key in config.keys() - definition.keys():
+            defaults[_choice(record, key), key] = config[key]
+    varied: dict[str, set[str]] = defaultdict(set)
+    for record, definition in zip(records, definitions, strict=True):
+        for key in definition:
+            varied[_choice(record, key)].add(key)
+    completed = []
+    for record, definition in zip(records, definitions, strict=True):
+        own = {
+            key: defaults[choice, key]
+            for choice, keys in varied.items()
+            for key in keys
+            if choice == _choice(record, key) and (choice, key) in defaults
+        }
+        completed.append(own | definition)
+    return completed
+
+
+def _choice(record: RunRecord, key: str) -> str:
+    """The option that a key belongs to, whose default another option need not share."""
+    group = key.partition(".")[0]
+    return f"{group}={record.choices.get(group, '')}"
+
+
+def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str]) -> Place:
     choices = record.choices
     cut: dict[str, dict[str, Any]] = defaultdict(dict)
-    for key, value in _flat(record.config):
+    for key, value in settings.items():
+        group, _, rest = key.partition(".")
         if _IGNORED.match(key):
             continue
-        # Where a data set lies does not matter, unless the folder is all that names it.
-        if _ROOT.match(key) and choices["dataset"] != "image_folder":
-            continue
-        group, _, rest = key.partition(".")
         if key in tuned:
             cut["tuned"][key] = value
         elif key == "init.fan":  # of sparse layers; the dense twin is the same for all
@@ -64,16 +107,16 @@ def place(record: RunRecord, tuned: Collection[str] = ()) -> Place:
                 cut["graph"][key] = value
         elif group in ("model", "graph"):
             cut[group][rest] = value
-        elif group == "degree":
-            kind = "degree" if isinstance(value, int | float) else "policy"
-            cut[kind][rest if kind == "degree" else key] = value
-        else:
+        elif group == "degree" and not _is_number(value):
+            cut["policy"][key] = value
+        elif group != "degree":
             cut["context"][key] = value
     for name in ("optimizer", "schedule"):
         if name in choices:
             cut["context"][name] = choices[name]
-    if cut["degree"] or cut["policy"]:
-        cut["policy"]["degree"] = choices.get("degree", "constant")
+    if "degree" in choices:
+        cut["policy"]["degree"] = choices["degree"]
+        cut["degree"] = _numbers(record.config.get("degree", {}))
     frozen = {name: tuple(sorted(settings.items())) for name, settings in cut.items()}
     return Place(
         record=record,
@@ -84,6 +127,16 @@ def place(record: RunRecord, tuned: Collection[str] = ()) -> Place:
         policy=frozen.get("policy", ()),
         tuned=frozen.get("tuned", ()),
     )
+
+
+def _numbers(degree: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of a degree policy: its value, or whatever else it is given in numbers."""
+    known = {k: v for k, v in degree.items() if _is_number(v)}
+    return {"value": known["value"]} if "value" in known else known
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def family(model: str) -> str:

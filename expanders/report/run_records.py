@@ -16,7 +16,6 @@ from expanders.training import metrics
 
 DENSE = "dense"  # the graph model of unpruned networks
 State = Literal["finished", "failed", "unfinished"]
-_UNDRAWN = (DENSE, "thin")  # dense networks have no graph to draw
 
 # What a folder has that a run was started in.
 _SIGNS = {"config.json", "failure.json", "summary.json", "last.pt", ".hydra"}
@@ -30,7 +29,7 @@ _NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Streams(NamedTuple):
-    """The seeds of a run's random streams; graph is None where nothing is drawn from it."""
+    """The seeds of a run's random streams; graph is None where no edge depends on it."""
 
     graph: int | None
     init: int
@@ -52,6 +51,7 @@ class RunRecord:
         streams: its seeds.
         state: `finished` with an accuracy, `failed`, or `unfinished` (cut off, or still running).
         summary: the numbers of its summary.json, by name; empty unless it finished.
+        wiring: what its graph.json says; nothing before the run has wired its network.
         error: why it failed, in one line.
     """
 
@@ -60,7 +60,14 @@ class RunRecord:
     streams: Streams
     state: State
     summary: Mapping[str, float]
+    wiring: "Wiring"
     error: str = ""
+
+    @property
+    def definition(self) -> Mapping[str, Any]:
+        """What makes it this run and no other, nested; see `expanders.runs.identity`."""
+        definition: Mapping[str, Any] = self.config["definition"]
+        return definition
 
     @property
     def choices(self) -> Mapping[str, str]:
@@ -82,12 +89,15 @@ class RunRecord:
     def disconnected(self) -> float | None:
         """The share of its wired layers whose graph is not connected, if known."""
         count = self.summary.get(metrics.graph("disconnected_layers"))
-        return None if count is None or not self.layers else count / len(self.layers)
+        layers = len(self.wiring.layers)
+        return None if count is None or not layers else count / layers
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """What its wiring looked at: weights, images; nothing for graph models."""
-        return ()
+        """What its wiring looked at: weights, 100 images; nothing for graph models."""
+        images = f"{self.config['graph'].get('images', '')} images".strip()
+        seen = {"init": "weights", "data": images}
+        return tuple(w for stream, w in seen.items() if stream in (self.wiring.streams or ()))
 
     def share(self, name: str, whole: str) -> float | None:
         """One positive number of the summary divided by another, if both are there."""
@@ -113,16 +123,17 @@ class RunRecord:
         known = [speed for speed in speeds if speed is not None]
         return median(known) if known else None
 
-    @cached_property
-    def layers(self) -> list[tuple[str, int]]:
-        """Name and number of edges of each layer that was wired."""
-        try:
-            layers = _mapping(self.folder / "graph.json")["layers"]
-            wired = [layer for layer in layers if not layer["note"].startswith("kept")]
-            found = [(str(layer["name"]), number(layer["edges"])) for layer in wired]
-        except (_Unreadable, KeyError, TypeError, AttributeError):
-            return []
-        return [(name, int(edges)) for name, edges in found if edges is not None and edges > 0]
+
+class Wiring(NamedTuple):
+    """What the file graph.json of a run says.
+
+    Attributes:
+        layers: name and number of edges of each layer that was wired.
+        streams: names of the random streams that the edges depend on; None if not known.
+    """
+
+    layers: tuple[tuple[str, int], ...] = ()
+    streams: tuple[str, ...] | None = None
 
 
 class Skipped(NamedTuple):
@@ -199,7 +210,8 @@ def _run_folders(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
 def _record(folder: Path) -> RunRecord:
     config = _mapping(folder / "config.json")
     _check(config)
-    streams = _streams(config)
+    wiring = _wiring(folder)
+    streams = _streams(config, wiring)
     state: State = "unfinished"
     error = ""
     summary: dict[str, float] = {}
@@ -217,10 +229,22 @@ def _record(folder: Path) -> RunRecord:
             error = printable(str(_mapping(folder / "failure.json").get("error", "")))
     except _Unreadable as reason:
         state, summary, error = "failed", {}, str(reason)
-    return RunRecord(folder, config, streams, state, summary, error)
+    return RunRecord(folder, config, streams, state, summary, wiring, error)
 
 
-def _streams(config: Mapping[str, Any]) -> Streams:
+def _wiring(folder: Path) -> Wiring:
+    """What graph.json says, and nothing where it cannot be read."""
+    try:
+        content = _mapping(folder / "graph.json")
+        wired = [layer for layer in content["layers"] if not layer["kept"]]
+        layers = [(str(layer["name"]), number(layer["edges"]) or 0) for layer in wired]
+        streams = tuple(str(name) for name in content["streams"])
+    except (_Unreadable, KeyError, TypeError, AttributeError):
+        return Wiring()
+    return Wiring(tuple((name, int(edges)) for name, edges in layers if edges > 0), streams)
+
+
+def _streams(config: Mapping[str, Any], wiring: Wiring) -> Streams:
     """The seeds of a configuration that has all that the report needs."""
     choices = config.get("choices")
     if (
@@ -230,6 +254,8 @@ def _streams(config: Mapping[str, Any]) -> Streams:
     ):
         words = ", ".join(_GROUPS)
         raise _Unreadable(f"config.json is not that of a run: no choices of {words} by name")
+    if not isinstance(config.get("definition"), dict):
+        raise _Unreadable("config.json is not that of a run: it has no definition")
     if not all(isinstance(config.get(name, {}), dict) for name in (*_GROUPS, "degree")):
         raise _Unreadable("config.json is not that of a run: a group is not a mapping")
     pinned = config.get("seeds")
@@ -239,7 +265,8 @@ def _streams(config: Mapping[str, Any]) -> Streams:
     if len(whole) < len(seeds):
         raise _Unreadable("config.json has no whole numbers for seed and seeds")
     graph, init, data = whole
-    return Streams(None if choices["graph"] in _UNDRAWN else graph, init, data)
+    drawn = choices["graph"] != DENSE and "graph" in (wiring.streams or ("graph",))
+    return Streams(graph if drawn else None, init, data)
 
 
 def _check(value: object, depth: int = 0) -> None:

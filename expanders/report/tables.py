@@ -72,7 +72,7 @@ def side_by_side(table: Table) -> TextTable:
         table,
         [*header, *(measure.heading for measure in measures)],
         lambda arm, column, cell: [
-            _text(", ".join(cell.finished[0].needs) or _NONE),
+            _text(", ".join(arm.needs) or _NONE),
             _accuracy_only(cell),
             _minus_reference(table, arm, reference, column),
             *_means(measures, cell),

@@ -27,7 +27,7 @@ def test_a_finished_run(tmp_path):
     assert run.streams == Streams(4, 4, 4)
     assert run.choices["graph"] == "rreg"
     assert [row["epoch"] for row in run.history()] == [1, 2, 3]
-    assert run.layers == [("features.3", 192), ("features.7", 192)]
+    assert run.wiring.layers == (("features.3", 192), ("features.7", 192))
 
 
 def test_pinned_streams_and_dense_networks(tmp_path):
@@ -89,9 +89,11 @@ def test_a_summary_that_cannot_be_used_is_a_failure_with_its_reason(tmp_path, te
             '{"model_type": "bert"}',
             "not that of a run: no choices of model, graph, dataset by name",
         ),
-        ('{"choices": {"model": "m", "graph": "g", "dataset": "d"}}', "no whole numbers for seed"),
+        ('{"choices": {"model": "m", "graph": "g", "dataset": "d"}}', "it has no definition"),
+        ('{"choices": {"model": "m", "graph": "g", "dataset": "d"}, "definition": {}}', "for seed"),
         (
-            '{"choices": {"model": "m", "graph": "g", "dataset": "d"}, "seed": 0, "degree": 3}',
+            '{"choices": {"model": "m", "graph": "g", "dataset": "d"},'
+            ' "definition": {}, "degree": 3}',
             "a group is not a mapping",
         ),
     ],
@@ -140,11 +142,11 @@ def test_damaged_lines_of_metrics_and_layers_are_left_out(tmp_path):
     (folder / "graph.json").write_text('{"layers": [{"name": "a"}]}')
     run = only(tmp_path)
     assert [row["epoch"] for row in run.history()] == [1, 2, 3]
-    assert run.layers == []
+    assert run.wiring.layers == ()
     (folder / "metrics.jsonl").unlink()
     (folder / "graph.json").write_bytes(b"\xff")
     assert run.history() == []
-    assert run.layers == []
+    assert run.wiring.layers == ()
 
 
 def test_a_folder_without_runs_is_one_clear_line(tmp_path):

@@ -1,0 +1,223 @@
+"""Arms of all kinds: contrasts declared in advance, dials, tuned settings, scored wirings, thin."""
+
+import pytest
+
+from expanders.report import comparisons, content, tables
+from expanders.report.__main__ import main
+from expanders.report.grid import arrange
+from expanders.report.run_records import read_records
+from tests.report.run_folders import write_run
+
+GAP = "graph/normalised_gap_mean"
+SEEDS = range(3)
+
+
+def only(root, tuned=()):
+    (table,), _ = arrange(read_records(root)[0], tuned)
+    return table
+
+
+def said(root, contrasts=()):
+    return {each.name: each for each in comparisons.compare(only(root), contrasts)}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """0.5 ± 0.4 points between each two of three graph models: p = 0.03 alone, 0.09 of three."""
+    for seed, gain in enumerate([0.003, 0.005, 0.007]):
+        for times, graph in enumerate(("random", "xnet", "rreg")):
+            write_run(tmp_path, graph, 3, seed, 0.8 + times * gain)
+    return tmp_path
+
+
+def test_a_contrast_declared_in_advance_is_not_corrected_and_the_others_only_among_themselves(
+    three,
+):
+    found = said(three)
+    assert {each.verdict for each in found.values()} == {"hint"}
+    assert found["rreg − xnet"].adjusted_p == pytest.approx(3 * found["rreg − xnet"].p)
+    found = said(three, ["xnet:rreg"])
+    contrast, other = found["xnet − rreg"], found["xnet − random"]
+    assert (contrast.planned, contrast.adjusted_p, contrast.verdict) == (True, None, "holds")
+    assert contrast.says == "rreg is better"
+    assert contrast.difference.mean == pytest.approx(-0.005)
+    assert other.adjusted_p == pytest.approx(2 * other.p)
+    short = comparisons.in_short(list(found.values()))
+    assert short.startswith("1 of 1 contrasts declared in advance hold: rreg is better.")
+    assert "Of 2 exploratory comparisons" in short
+
+
+def test_declared_contrasts_have_a_table_of_their_own(three, tmp_path):
+    main([str(three), "--out", str(tmp_path / "out"), "--contrast", "rreg:xnet"])
+    text = (tmp_path / "out" / "report.md").read_text()
+    planned = text.split("### Contrasts declared in advance")[1].split("###")[0]
+    assert "rreg − xnet" in planned
+    assert "rreg − random" not in planned
+    assert "Written by \\`python -m expanders.report" in text
+    assert "--contrast rreg:xnet" in text
+
+
+@pytest.mark.parametrize("contrast", ["rreg:lift", "rreg", "rreg-xnet", ""])
+def test_a_contrast_that_no_table_has_is_one_line(three, contrast):
+    with pytest.raises(SystemExit, match=r"^error: contrast=.*is in no table; the arms are .*rreg"):
+        main([str(three), "--contrast", contrast])
+
+
+def dial(root, seeds=SEEDS):
+    """Accuracy rises by one point for every 0.1 of the gap; blocks (p = 0) are disconnected."""
+    for p, gap in ((0, 0.0), (0.1, 0.1), (0.3, 0.2), (0.6, 0.3), (1, 0.4)):
+        for seed in seeds:
+            accuracy = 0.6 + 0.1 * gap + 0.0002 * ((7 * seed + int(10 * p)) % 5)
+            measures = {GAP: gap, "graph/disconnected_layers": 2 if p == 0 else 0}
+            options = {"p": p} if p else {}  # p = 0 as if it were the default
+            folder = write_run(
+                root, "rewired", 3, seed, accuracy if p else 0.7, options=options, measures=measures
+            )
+            path = folder / "config.json"
+            if not p:  # only the whole configuration has a default
+                path.write_text(path.read_text().replace('"measures"', '"p": 0, "measures"'))
+
+
+def test_the_slope_along_a_dial_is_that_of_its_arms_and_leaves_out_disconnected_graphs(tmp_path):
+    dial(tmp_path)
+    table = only(tmp_path)
+    assert [arm.label for arm in table.sparse] == [
+        f"rewired p={p}" for p in ("0", "0.1", "0.3", "0.6", "1")
+    ]
+    found = said(tmp_path, ["rewired"])
+    line = found["rewired, along the normalised gap"]
+    assert (line.planned, line.verdict, line.says) == (True, "holds", "accuracy rises")
+    assert line.slope.arms == 4
+    assert line.slope.value == pytest.approx(0.1, rel=0.1)
+    (row,) = tables.comparisons([line]).rows
+    assert row[2].lines[0].endswith("per 0.1")
+    assert row[4].lines == ("4 arms",)
+    # The number of seeds is no number of independent points.
+    dial(tmp_path / "more", range(3, 30))
+    more = said(tmp_path / "more")["rewired, along the normalised gap"]
+    assert more.slope.arms == 4
+
+
+def test_a_dial_needs_three_arms_that_differ_in_one_number(tmp_path):
+    for options in ({"p": 0.1}, {"p": 0.2}):
+        write_run(tmp_path, "rewired", options=options)
+    assert comparisons.dials(only(tmp_path)) == []
+    write_run(tmp_path, "rewired", options={"p": 0.3, "shuffle": True})
+    assert comparisons.dials(only(tmp_path)) == []
+
+
+def test_kinds_come_from_what_a_wiring_looks_at(tmp_path):
+    write_run(tmp_path, "blocks")
+    write_run(tmp_path, "snip", streams=("init", "data"), options={"images": 100})
+    write_run(tmp_path, "magnitude", streams=("init",))
+    write_run(tmp_path, "rreg")
+    write_run(tmp_path, "thin", streams=())
+    write_run(tmp_path, "dense", accuracy=0.95)
+    table = only(tmp_path)
+    assert [(arm.label, arm.kind, arm.needs) for arm in table.arms] == [
+        ("rreg", "graph models", ()),
+        ("magnitude", "scored wirings", ("weights",)),
+        ("snip", "scored wirings", ("weights", "100 images")),
+        ("blocks", "controls", ()),
+        ("thin", "dense and thin", ()),
+        ("dense twin", "dense and thin", ()),
+    ]
+    shown = tables.side_by_side(table)
+    assert [row[2].lines[0] for row in shown.rows][1:3] == ["weights", "weights, 100 images"]
+
+
+def test_graph_seeds_that_no_edge_depends_on_make_copies_not_repetitions(tmp_path):
+    for graph in range(2):
+        for init in range(2):
+            seeds = {"graph": graph, "init": init}
+            write_run(tmp_path, "magnitude", seeds=seeds, streams=("init",))
+            write_run(tmp_path, "rreg", seeds=seeds, accuracy=0.8 + 0.01 * graph * init)
+    tables_, copies = arrange(read_records(tmp_path)[0])
+    rreg, magnitude, _ = tables_[0].arms
+    column = tables_[0].columns[0]
+    assert len(tables_[0].cell(magnitude, column).finished) == 2
+    assert len(copies) == 2
+    assert all("repeats" in copy.reason for copy in copies)
+    assert [each.arm for each in comparisons.split(tables_[0])] == [rreg]
+    # Every graph of an init is paired with the one run that it has.
+    (found,) = comparisons.compare(tables_[0])
+    assert found.difference.mean == pytest.approx(0.8025 - 0.9)
+
+
+def test_a_run_that_has_not_wired_yet_belongs_to_the_arm_of_its_namesakes(tmp_path):
+    write_run(tmp_path, "magnitude", streams=("init",))
+    folder = write_run(tmp_path, "magnitude", seed=1, accuracy=None, streams=("init",))
+    (folder / "graph.json").unlink()
+    table = only(tmp_path)
+    (arm, _) = table.arms
+    assert (arm.kind, len(table.cell(arm, table.columns[0]).runs)) == ("scored wirings", 2)
+    assert table.missing(arm, table.columns[0]) == 0
+
+
+def test_thin_that_wins_is_said(tmp_path):
+    for seed in SEEDS:
+        write_run(tmp_path, "rreg", 3, seed, 0.8)
+        write_run(tmp_path, "xnet", 3, seed, 0.7)
+        write_run(tmp_path, "thin", 3, seed, 0.85, streams=())
+        write_run(tmp_path, "dense", seed=seed, accuracy=0.95)
+    table = only(tmp_path)
+    chapter = content.chapters_of([table])[0]
+    said = " ".join(next(iter(content._blocks(chapter, []))).paragraphs)
+    assert "At degree 3 the thin dense network wins: 85.00 %" in said
+    assert "against 80.00 % of rreg" in said
+    write_run(tmp_path, "lift", 3, 0, 0.9)
+    chapter = content.chapters_of([only(tmp_path)])[0]
+    assert "wins" not in " ".join(next(iter(content._blocks(chapter, []))).paragraphs)
+
+
+def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
+    """The test accuracies would choose otherwise."""
+    chosen = {"rreg": 0.1, "xnet": 0.05}
+    for graph, best in chosen.items():
+        for lr in (0.05, 0.1):
+            for seed in SEEDS:
+                val = 0.9 if lr == best else 0.8
+                accuracy = 0.7 if lr == best else 0.75
+                write_run(tmp_path, graph, 3, seed, accuracy, lr=lr, val=val)
+    found, _ = arrange(read_records(tmp_path)[0])
+    assert [table.differs for table in found] == ["optimizer.lr=0.05", "optimizer.lr=0.1"]
+    table = only(tmp_path, ["optimizer.lr"])
+    shown = tables.accuracies(table, {}).rows
+    assert [row[2].lines for row in shown[:2]] == [
+        ("70.00 ± 0.00", "n = 3", "lr=0.1"),
+        ("70.00 ± 0.00", "n = 3", "lr=0.05"),
+    ]
+    links = {str(r.folder): ("run", "run/") for r in read_records(tmp_path)[0]}
+    states = [row[3].lines[0] for row in tables.runs(table, {}, links).rows]
+    assert states.count("finished") == 6
+    assert states.count("finished; not chosen") == 6
+
+
+def test_a_tuned_setting_that_no_run_has_is_one_line(three):
+    with pytest.raises(SystemExit, match=r"^error: tuned=optimizer.lrr: .*no run"):
+        main([str(three), "--tuned", "optimizer.lrr"])
+
+
+def test_curves_that_are_equal_can_both_be_seen(tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    from io import BytesIO
+
+    from PIL import Image
+
+    from expanders.report import figures, panels
+
+    for graph in ("rreg", "xnet", "random"):
+        write_run(tmp_path, graph, epochs=12)
+    table = only(tmp_path)
+    style = panels.styles([arm.label for arm in table.sparse], "dense twin")
+    histories = {str(r.folder): r.history() for r in read_records(tmp_path)[0]}
+    with matplotlib.rc_context(panels.RC):
+        figure = figures.training(table, style, histories, *figures._CURVES["validation"])
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=200)
+    with Image.open(file) as image:
+        pixels = image.convert("RGB").getcolors(2**24)
+    count = {colour: n for n, colour in pixels}
+    for arm in table.sparse:
+        colour = tuple(int(style[arm.label]["color"][i : i + 2], 16) for i in (1, 3, 5))
+        assert count.get(colour, 0) > 500
