@@ -24,6 +24,7 @@ from expanders.training import metrics
 _ACCURACY = "test accuracy, %"
 _SAME_DENSITY = 1.02  # the largest step between densities that count as one
 _MARKS = 6  # markers on a training curve
+_CROWD = 7  # arms that one panel of curves takes
 _THICKEST, _THINNEST = 4.5, 1.0  # points, of training curves
 _CURVES = {
     "validation": (metrics.VAL_ACCURACY, "validation accuracy, %", 100),
@@ -92,7 +93,7 @@ def pictures(table: Table, arms: Sequence[Arm], prefix: str) -> Iterator[Picture
         for record in cell.runs.values()
     }
     views: dict[str, Callable[[], Figure | None]] = {
-        "accuracy": lambda: by_column(table, style),
+        "accuracy": lambda: (by_arm if len(table.columns) == 1 else by_column)(table, style),
         "parameters": lambda: by_parameters(table, style),
         **{
             view: lambda measure=measure: by_measure(table, style, measure)  # type: ignore[misc]
@@ -119,6 +120,23 @@ def _saved(figure: Figure) -> tuple[bytes, bytes]:
     figure.savefig(svg, format="svg", metadata={"Date": None})
     figure.savefig(png, format="png", dpi=200)
     return svg.getvalue(), png.getvalue()
+
+
+def by_arm(table: Table, style: dict[str, Style]) -> Figure | None:
+    """Accuracy in a single column, one line for each arm."""
+    (column,) = table.columns
+    arms = [arm for arm in reversed(table.arms) if table.cell(arm, column).finished]
+    figure, (axes,) = panels([column.label], _ACCURACY, "", height=0.6 + 0.22 * len(arms))
+    for place, arm in enumerate(arms):
+        values = [100 * value for value in table.cell(arm, column).accuracies.values()]
+        sample = describe(values)
+        look = style[arm.label] | {"linestyle": "None"} | ({"marker": "o"} if arm.is_twin else {})
+        axes.errorbar(sample.mean, place, xerr=sample.sd, capsize=3, **look)
+        if len(values) > 1:
+            axes.plot(values, [place] * len(values), ".", **_small(look))
+    axes.set_yticks(range(len(arms)), [arm.label for arm in arms])
+    axes.grid(visible=False, axis="y")
+    return figure if arms else None
 
 
 def by_column(table: Table, style: dict[str, Style]) -> Figure | None:
@@ -153,7 +171,9 @@ def by_parameters(table: Table, style: dict[str, Style]) -> Figure | None:
         if (size := LIVE.mean(cell)) is not None and size > 0
     }
     sparse = [size for (arm, _), size in sizes.items() if not arm.is_twin]
-    apart = max(np.log(max(sparse) / min(sparse)), 0.1) / 100 if sparse else 0.0
+    if not sparse or max(sparse) <= _SAME_DENSITY * min(sparse):
+        return None
+    apart = np.log(max(sparse) / min(sparse)) / 100
     for index, arm in enumerate(table.arms):
         shift = np.exp(apart * (index - len(table.sparse) / 2))
         known = [
@@ -214,11 +234,19 @@ def training(
     label: str,
     scale: float,
 ) -> Figure | None:
-    """A metric against the epoch, grouped by cell; thin curves over thick ones."""
-    figure, every = panels([column.label for column in table.columns], "epoch", label, whole=True)
-    for axes, column in zip(every, table.columns, strict=True):
-        widths = np.linspace(_THICKEST, _THINNEST, len(table.arms))
-        for index, arm in enumerate(table.arms):
+    """A metric against the epoch, grouped by cell; thin curves over thick ones.
+
+    Where there are many arms, each kind of them has a panel.
+    """
+    kinds = list(dict.fromkeys(arm.kind for arm in table.arms))
+    groups = [(kind,) for kind in kinds] if len(table.arms) > _CROWD else [tuple(kinds)]
+    places = [(column, group) for column in table.columns for group in groups]
+    titles = [", ".join([c.label, *(g if len(groups) > 1 else ())]) for c, g in places]
+    figure, every = panels(titles, "epoch", label, whole=True)
+    for axes, (column, group) in zip(every, places, strict=True):
+        arms = [arm for arm in table.arms if arm.kind in group]
+        widths = np.linspace(_THICKEST, _THINNEST, len(arms))
+        for index, arm in enumerate(arms):
             epochs: dict[float, list[float]] = defaultdict(list)
             cell = table.cell(arm, column)
             for record in cell.finished or cell.runs.values():
@@ -276,7 +304,12 @@ def _points(axes: Axes, places: Sequence[tuple[float, Cell]], label: str, style:
     for x, cell in known:
         values = [100 * value for value in cell.accuracies.values()]
         if len(values) > 1:
-            axes.plot([x] * len(values), values, ".", color=style["color"], alpha=0.5, markersize=3)
+            axes.plot([x] * len(values), values, ".", **_small(style))
+
+
+def _small(style: Style) -> Style:
+    """Of the dots of single runs, beside their mean."""
+    return {"color": style["color"], "alpha": 0.5, "markersize": 3}
 
 
 def _level(axes: Axes, cell: Cell, style: Style) -> None:

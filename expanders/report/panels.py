@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, LogLocator, MaxNLocator, NullFormatter
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "p", "h", "s", "D")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "<", ">", "p", "h", "X", "*", "d")
 _LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)))
 _WIDTH = 7.2  # inches, of a page between its margins
 _PER_ROW = 3
@@ -46,7 +46,6 @@ def styles(labels: Sequence[str], twin: str) -> dict[str, Style]:
             "color": _COLOURS[i % len(_COLOURS)],
             "marker": _MARKERS[i % len(_MARKERS)],
             "linestyle": _LINES[i % len(_LINES)],
-            "fillstyle": "full" if i < len(_COLOURS) else "none",
         }
         for i, label in enumerate(labels)
     }
@@ -54,13 +53,22 @@ def styles(labels: Sequence[str], twin: str) -> dict[str, Style]:
 
 
 def panels(
-    titles: Sequence[str], xlabel: str, ylabel: str, *, sharey: bool = True, whole: bool = False
+    titles: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+    *,
+    sharey: bool = True,
+    whole: bool = False,
+    height: float = 2.4,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel per title, in rows; `whole` numbers only on the x axis."""
+    """A figure with one panel per title, in rows; `whole` numbers only on the x axis.
+
+    `height` is that of a panel, in inches.
+    """
     columns = min(len(titles), _PER_ROW)
     rows = -(-len(titles) // columns)
     width = _WIDTH if columns > 1 else 0.7 * _WIDTH
-    figure = Figure(figsize=(width, 0.9 + 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(width, 0.9 + height * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
     every = list(grid.flat)
     for axes, title in zip(every, titles, strict=False):
@@ -90,6 +98,8 @@ def add_legend(figure: Figure, order: Sequence[str]) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
+    if not handles:
+        return
     labels = sorted(handles, key=lambda label: order.index(label) if label in order else -1)
     longest = max(len(label) for label in labels)
     fitting = max(1, int(figure.get_figwidth() / (0.5 + 0.07 * min(longest, _WRAP))))

@@ -22,7 +22,7 @@ class Entry:
 
     Attributes:
         lines: of text; the first is bold if `best`, and leads to `link` if there is one.
-        kind: its style: name (of a row), number, text, sentence, pair, or the state of a cell.
+        kind: its style: name (of a row), number, short or long text, pair, or the state of a cell.
         span: the number of columns that it takes.
         anchor: what links to this place of the page end with.
     """
@@ -316,7 +316,7 @@ def _name(words: str) -> Entry:
 
 
 def _text(words: str) -> Entry:
-    return Entry((words,), kind="text")
+    return Entry((words,), kind="short")
 
 
 def _p_value(p: float) -> str:
