@@ -2,9 +2,13 @@
 
 python -m expanders.report RUNS_DIR
 
-run_records  run folders, whole and damaged    measures   what is shown beside accuracy
-places       settings, cut into what they are  grid       runs arranged in tables
-statistics   means, differences, slopes        comparisons  what these allow to say
-tables       tables as text    csv_files       figures, panels  pictures, with matplotlib
-content      the sections      page, templates     the page and its Markdown twin
+Runs pass through the modules in this order:
+
+json_files, run_records    run folders as records of what they say
+places, cells, grid        runs arranged in tables: arms by degree or model
+measures                   what a table shows beside accuracy: one line there, one column here
+statistics, comparisons    differences, slopes and variances, and what these allow to say
+tables, csv_files          all that as text
+accuracy_figures, figures  pictures, with matplotlib; panels: what these share
+content, page, templates   the sections, and how they look in HTML and Markdown
 """

@@ -83,7 +83,7 @@ def write(
     except ImportError:
         remedy = "the report's pictures need it: python -m pip install matplotlib"
         raise SettingError("matplotlib", "missing", remedy) from None
-    from expanders.report import csv_files, grid, page, run_records
+    from expanders.report import csv_files, grid, json_files, page, run_records
     from expanders.report.comparisons import check_contrasts
     from expanders.report.content import chapters_of, sections_of
 
@@ -92,7 +92,7 @@ def write(
     check_contrasts(tables, contrasts)
     chapters = chapters_of(tables, contrasts)
     sections = list(sections_of(chapters, records, [*skipped, *copies], runs_dir, out))
-    title = f"Runs in {run_records.printable(str(runs_dir))}"
+    title = f"Runs in {json_files.printable(str(runs_dir))}"
     compared = [line for c in chapters for line in csv_files.comparisons(c.table, c.comparisons)]
     variances = [line for c in chapters for line in csv_files.variances(c.table, c.splits)]
     files = page.pages(title, made, sections) | {

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from expanders.errors import SettingError
-from expanders.report.grid import Arm, Column, Table
+from expanders.report.cells import Arm, Column, Table
 from expanders.report.measures import AGAINST, Measure
 from expanders.report.statistics import (
     Components,

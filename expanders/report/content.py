@@ -9,10 +9,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from expanders.report import figures, tables
+from expanders.report.cells import Arm, Column, Table
 from expanders.report.comparisons import Comparison, Split, compare, in_short, split
-from expanders.report.grid import Arm, Column, Table
+from expanders.report.json_files import printable
 from expanders.report.page import Block, Section
-from expanders.report.run_records import RunRecord, Skipped, printable
+from expanders.report.run_records import RunRecord, Skipped
 from expanders.report.statistics import describe
 
 _STATES = ("finished", "failed", "unfinished", "missing")

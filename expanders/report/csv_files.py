@@ -6,10 +6,11 @@ from io import StringIO
 from statistics import fmean
 from typing import Any
 
+from expanders.report.cells import Table
 from expanders.report.comparisons import Comparison, Split
-from expanders.report.grid import Table
+from expanders.report.json_files import printable
 from expanders.report.places import text
-from expanders.report.run_records import RunRecord, printable
+from expanders.report.run_records import RunRecord
 from expanders.report.statistics import describe
 from expanders.report.tables import status
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from expanders.report.grid import Cell
+from expanders.report.cells import Cell
 from expanders.report.run_records import RunRecord
 from expanders.training import metrics
 

@@ -2,8 +2,6 @@
 
 import json
 import os
-import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +10,15 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from expanders.errors import SettingError
+from expanders.report.json_files import (
+    Unreadable,
+    check,
+    content,
+    mapping,
+    number,
+    parsed,
+    printable,
+)
 from expanders.training import metrics
 
 DENSE = "dense"  # the graph model of unpruned networks
@@ -20,12 +27,6 @@ State = Literal["finished", "failed", "unfinished"]
 # What a folder has that a run was started in.
 _SIGNS = {"config.json", "failure.json", "summary.json", "last.pt", ".hydra"}
 _GROUPS = ("model", "graph", "dataset")
-
-_DEEPEST = 50  # levels of a configuration
-_LONGEST = 1000  # characters of one of its texts
-_LARGEST = 1e100  # of numbers, so that their squares and quotients are floats too
-# Controls, halves of characters, and what XML forbids: files could not hold them.
-_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Streams(NamedTuple):
@@ -107,13 +108,13 @@ class RunRecord:
     def history(self) -> list[dict[str, Any]]:
         """The metrics of the epochs that it has done; lines that are not JSON are left out."""
         try:
-            lines = _content(self.folder / "metrics.jsonl").decode().splitlines()
-        except (_Unreadable, UnicodeDecodeError):
+            lines = content(self.folder / "metrics.jsonl").decode().splitlines()
+        except (Unreadable, UnicodeDecodeError):
             return []
         try:
             rows = json.loads(f"[{','.join(lines)}]")  # one call for the file is much the fastest
         except (ValueError, RecursionError):
-            rows = [_parsed(line) for line in lines]
+            rows = [parsed(line) for line in lines]
         return [r for r in rows if isinstance(r, dict) and number(r.get(metrics.EPOCH)) is not None]
 
     @cached_property
@@ -156,29 +157,13 @@ def read_records(root: Path) -> tuple[list[RunRecord], list[Skipped]]:
     for folder in _run_folders(root, skipped):
         try:
             records.append(_record(folder))
-        except _Unreadable as error:
+        except Unreadable as error:
             skipped.append(Skipped(folder, str(error)))
     if not records:
         found = f" ({skipped[0].path}: {skipped[0].reason})" if skipped else ""
         remedy = "give the folder that launch.py writes to, its runs_dir"
         raise SettingError("RUNS_DIR", root, f"holds no run that can be read{found}; {remedy}")
     return records, skipped
-
-
-def number(value: object) -> float | None:
-    """`value` if it is a number that can be computed with, otherwise None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) <= _LARGEST else None
-
-
-def printable(text: str) -> str:
-    """Text on one line that any file can hold: other characters as `\\xff`, `\\ud800`."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
-
-
-class _Unreadable(Exception):
-    """A file that is not what it should be; the message is for the user."""
 
 
 def _run_folders(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
@@ -208,8 +193,8 @@ def _run_folders(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
 
 def _record(folder: Path) -> RunRecord:
-    config = _mapping(folder / "config.json")
-    _check(config)
+    config = mapping(folder / "config.json")
+    check(config)
     wiring = _wiring(folder)
     streams = _streams(config, wiring)
     state: State = "unfinished"
@@ -217,17 +202,17 @@ def _record(folder: Path) -> RunRecord:
     summary: dict[str, float] = {}
     try:
         if os.path.lexists(folder / "summary.json"):
-            content = _mapping(folder / "summary.json")
-            _check(list(content))
-            summary = {k: v for k, value in content.items() if (v := number(value)) is not None}
+            known = mapping(folder / "summary.json")
+            check(list(known))
+            summary = {k: v for k, value in known.items() if (v := number(value)) is not None}
             if not 0 <= summary.get(metrics.TEST_ACCURACY, -1) <= 1:
                 what = f"summary.json has no {metrics.TEST_ACCURACY} between 0 and 1"
-                raise _Unreadable(what)
+                raise Unreadable(what)
             state = "finished"
         elif os.path.lexists(folder / "failure.json"):
             state = "failed"
-            error = printable(str(_mapping(folder / "failure.json").get("error", "")))
-    except _Unreadable as reason:
+            error = printable(str(mapping(folder / "failure.json").get("error", "")))
+    except Unreadable as reason:
         state, summary, error = "failed", {}, str(reason)
     return RunRecord(folder, config, streams, state, summary, wiring, error)
 
@@ -235,11 +220,11 @@ def _record(folder: Path) -> RunRecord:
 def _wiring(folder: Path) -> Wiring:
     """What graph.json says, and nothing where it cannot be read."""
     try:
-        content = _mapping(folder / "graph.json")
-        wired = [layer for layer in content["layers"] if not layer["kept"]]
+        known = mapping(folder / "graph.json")
+        wired = [layer for layer in known["layers"] if not layer["kept"]]
         layers = [(str(layer["name"]), number(layer["edges"]) or 0) for layer in wired]
-        streams = tuple(str(name) for name in content["streams"])
-    except (_Unreadable, KeyError, TypeError, AttributeError):
+        streams = tuple(str(name) for name in known["streams"])
+    except (Unreadable, KeyError, TypeError, AttributeError):
         return Wiring()
     return Wiring(tuple((name, int(edges)) for name, edges in layers if edges > 0), streams)
 
@@ -253,69 +238,17 @@ def _streams(config: Mapping[str, Any], wiring: Wiring) -> Streams:
         or not choices.keys() >= set(_GROUPS)
     ):
         words = ", ".join(_GROUPS)
-        raise _Unreadable(f"config.json is not that of a run: no choices of {words} by name")
+        raise Unreadable(f"config.json is not that of a run: no choices of {words} by name")
     if not isinstance(config.get("definition"), dict):
-        raise _Unreadable("config.json is not that of a run: it has no definition")
+        raise Unreadable("config.json is not that of a run: it has no definition")
     if not all(isinstance(config.get(name, {}), dict) for name in (*_GROUPS, "degree")):
-        raise _Unreadable("config.json is not that of a run: a group is not a mapping")
+        raise Unreadable("config.json is not that of a run: a group is not a mapping")
     pinned = config.get("seeds")
     own = pinned if isinstance(pinned, dict) else {}
     seeds = [config.get("seed") if own.get(n) is None else own[n] for n in Streams._fields]
     whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
     if len(whole) < len(seeds):
-        raise _Unreadable("config.json has no whole numbers for seed and seeds")
+        raise Unreadable("config.json has no whole numbers for seed and seeds")
     graph, init, data = whole
     drawn = choices["graph"] != DENSE and "graph" in (wiring.streams or ("graph",))
     return Streams(graph if drawn else None, init, data)
-
-
-def _check(value: object, depth: int = 0) -> None:
-    """Refuse what cannot be computed with or written down, at any level of a configuration."""
-    if depth > _DEEPEST:
-        raise _Unreadable(f"is nested too deep: more than {_DEEPEST} levels")
-    if isinstance(value, str):
-        if _NOT_TEXT.search(value):
-            raise _Unreadable(f"holds a character that cannot be shown, in {value[:40]!a}")
-        if len(value) > _LONGEST:
-            raise _Unreadable(f"holds a name or text of {len(value)} characters")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check(key, depth + 1)
-            _check(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check(item, depth + 1)
-    elif isinstance(value, int | float) and not abs(value) <= _LARGEST:
-        raise _Unreadable("holds a number beyond what can be computed with")
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file."""
-    try:
-        content = json.loads(_content(path))
-    except RecursionError:
-        raise _Unreadable(f"{path.name} is nested too deep") from None
-    except ValueError as error:
-        raise _Unreadable(f"{path.name} is damaged: {printable(str(error))}") from None
-    if not isinstance(content, dict):
-        raise _Unreadable(f"{path.name} holds no mapping")
-    return content
-
-
-def _content(path: Path) -> bytes:
-    """The bytes of a regular file; others, such as pipes, could have us wait forever."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise _Unreadable(f"{path.name} is no file")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise _Unreadable(f"has no {path.name}") from None
-    except OSError as error:
-        raise _Unreadable(f"{path.name} cannot be read: {error.strerror}") from None
-
-
-def _parsed(line: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None

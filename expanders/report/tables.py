@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from expanders.report.cells import Arm, Cell, Column, Table
 from expanders.report.comparisons import Comparison, Split
-from expanders.report.grid import Arm, Cell, Column, Table
 from expanders.report.measures import COSTS, GRAPHS, Measure
 from expanders.report.places import text
 from expanders.report.run_records import RunRecord

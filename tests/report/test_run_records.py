@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from expanders.errors import SettingError
-from expanders.report.run_records import Streams, number, read_records
+from expanders.report.json_files import number
+from expanders.report.run_records import Streams, read_records
 from tests.conftest import ROOT
 from tests.report.run_folders import write_run
 
