@@ -117,9 +117,14 @@ def build(project: str, entity: str) -> Any:
             bars("by cell", "Group"),
             bars("by graph", panels.Config("choices.graph")),
             against(degree, "against the degree", log=True),
-            against(
-                panels.SummaryMetric(metrics.LIVE_PARAMETERS), "against live parameters", log=True
-            ),
+        ],
+        "Accuracy against cost": [
+            against(panels.SummaryMetric(key), f"against {title}", log=True)
+            for key, title in (
+                (metrics.LIVE_PARAMETERS, "live parameters"),
+                (metrics.LIVE_FLOPS, "FLOPs of an image"),
+                (metrics.SECONDS, "seconds of training"),
+            )
         ],
         "Accuracy against expansion": [
             panels.ScatterPlot(title=title, x=panels.SummaryMetric(key), y=accuracy, z=degree)

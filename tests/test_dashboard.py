@@ -42,15 +42,17 @@ def test_the_views():
     views = panels_of(specification)
     assert list(views) == [
         "Accuracy by graph and degree",
+        "Accuracy against cost",
         "Accuracy against expansion",
         "Training, grouped by cell",
         "Layers",
     ]
-    bars, _, degree, parameters = (p["config"] for p in views["Accuracy by graph and degree"])
+    bars, _, degree = (panel["config"] for panel in views["Accuracy by graph and degree"])
     assert bars["metrics"] == ["test/accuracy"]
     assert (bars["groupBy"], bars["groupArea"]) == ("group", "stddev")
     assert degree["xAxis"] == "config:degree.value.value"
-    assert parameters["xAxis"] == "summary:params/live"
+    costs = [panel["config"]["xAxis"] for panel in views["Accuracy against cost"]]
+    assert costs == ["summary:params/live", "summary:flops/live", "summary:seconds"]
     gap, bound = (panel["config"] for panel in views["Accuracy against expansion"])
     assert (gap["xAxis"], gap["yAxis"]) == (
         "summary:graph/normalised_gap_mean",
