@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 import expanders
 import launch
+from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.runs import settings
 from expanders.runs.identity import Identity, identity_of, used_settings
@@ -327,12 +328,49 @@ def test_defaults_of_a_groups_options_are_those_of_its_function(group):
                     assert each[name] == defaults[name], f"{group}={option}: {name}"
 
 
+def test_hydras_own_keys_are_no_settings_of_a_function():
+    checked("+optimizer._convert_=all", "+graph._recursive_=false")
+
+
+def test_a_groups_file_may_leave_out_what_has_a_default():
+    config = checked(
+        "~model.skip", "~graph.measures", "~dataset.val_fraction", "~dataset.transform"
+    )
+    assert config.model["skip"] is None
+    assert config.graph["measures"] == "default"
+    assert config.dataset["val_fraction"] == 0.1
+    assert instantiate(config.dataset["transform"]) == Transform()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("degree.value=abc", "degree.value=abc: must be a number"),
         ("epochs=ten", "epochs=ten: must be an integer"),
         ("seeds.init=x", "seeds.init=x: must be an integer"),
+        ("+seeds.foo=1", "seeds.foo=1: no such setting here; there are: graph, init, data"),
+        ("seed=-1", "seed=-1: must be 0 or more"),
+        ("seeds.data=-1", "seeds.data=-1: must be 0 or more"),
+        ("seed=null", "seed=null: must be an integer"),
+        ("seed=", "seed=: must be an integer"),
+        ("epochs=-1", "epochs=-1: must be 0 (no training) or more"),
+        ("batch_size=1e30", "batch_size=1e+30: must be an integer"),
+        ("optimizer.lr=1e308", "optimizer.lr=1e+308: must be a number that float32 can hold"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: must be a number that float32 can hold"),
+        ("optimizer.momentum=2", "optimizer.momentum=2: must be at least 0 and below 1"),
+        ("schedule.min_lr=nan", "schedule.min_lr=nan: must be a number that float32 can hold"),
+        ("degree.value=nan", "degree.value=nan: must be a number that float32 can hold"),
+        ("degree.value=[3,15]", "degree.value=[3, 15]: must be a number"),
+        ("checkpoint_minutes=-1", "checkpoint_minutes=-1: must be 0 or more"),
+        ("checkpoint_minutes=nan", "checkpoint_minutes=nan: must be a number"),
+        ("num_threads=100000", "num_threads=100000: must be 1 or more and at most 1024"),
+        ("num_threads=1099511627776", "num_threads=1099511627776: must be 1 or more"),
+        ("runs_dir=", "runs_dir=: must be the path of a folder"),
+        ("wandb.project=", "wandb.project=: must be the name of a project"),
+        ("model.skip=fc", "model.skip=fc: must be a list of layers, as model.skip=[fc]"),
+        ("~optimizer", "optimizer=: is missing; the run needs it"),
+        ("~dataset.source", "dataset.source=: is missing"),
+        ("+graph.num_edges=5", "graph.num_edges=5: no such setting here; there are: select, draws"),
         ("optimizer.lr=0", "optimizer.lr=0: must be above 0"),
         ("num_threads=0", "num_threads=0: must be 1 or more"),
         ("+optimizer.extra=1", "optimizer.extra=1: no such setting here"),

@@ -116,8 +116,15 @@ def _changed(node: Node, name: str, option: str) -> Node:
     function = target.rpartition(".")[2] if is_ours else target
     defaults = _plain(default_values(function_of(node, name))) | {"skip": None}
     ignored = {*DIRECTIVES, "measures"} | (_FOLDERS if is_ours else set())
-    changed = _differing({k: v for k, v in node.items() if k not in ignored}, defaults)
-    return changed if function == option else {"_target_": function} | changed
+    values = {key: value for key, value in node.items() if key not in ignored}
+    changed: Node = {} if function == option else {"_target_": function}
+    for key, value in _differing(values, defaults).items():
+        if isinstance(value, dict) and "_target_" in value:
+            if inner := _changed(value, f"{name}.{key}", option):
+                changed[key] = inner
+        else:
+            changed[key] = value
+    return changed
 
 
 def _dataset(node: Node, option: str) -> Node:
@@ -168,7 +175,7 @@ def _options(changed: Node) -> list[str]:
     return [
         str(value) if isinstance(value, str) else f"{key}{value}"
         for key, value in sorted(changed.items())
-        if key != "_target_"
+        if key != "_target_" and not isinstance(value, dict)
     ]
 
 

@@ -8,9 +8,10 @@ Importing this module does not import PyTorch, which takes seconds.
 """
 
 import inspect
+import json
 import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,10 @@ _NAMES = {
     type(None): "null",
 }
 
+_LARGEST_INT = 2**63 - 1
+_MOST_THREADS = 1024  # of many more, the process crashes
+_LARGEST_FLOAT = 3.4028234e38  # of float32
+
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 
 
@@ -34,6 +39,13 @@ _OPTIONAL: dict[str, Node] = {  # what a group's file may leave out, besides its
     "model": {"skip": None},
     "graph": {"measures": "default"},
     "dataset": {"val_fraction": 0.1, "transform": {"_target_": "expanders.data.Transform"}},
+}
+_GIVEN = {  # what the program passes itself to the function of a group
+    "model": ("num_classes",),
+    "graph": ("num_left", "num_right", "num_edges", "rng"),
+    "degree": ("network", "graph"),
+    "optimizer": ("params",),
+    "schedule": ("optimizer",),
 }
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_")  # of a node, to Hydra
 
@@ -107,6 +119,7 @@ def checked(settings: Node) -> Config:
     """
     from expanders.data.images import check_fraction
     from expanders.runs.tracking import WandbSettings
+    from expanders.training.settings import Settings
 
     check_arguments(Config, settings, "")
     for name, parameter in inspect.signature(Config).parameters.items():
@@ -117,12 +130,39 @@ def checked(settings: Node) -> Config:
         check_arguments(target, getattr(config, name), name)
     for name in GROUPS:
         check_node(getattr(config, name), name)
+    Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
     check_fraction(config.dataset["val_fraction"])
-    if config.num_threads is not None and config.num_threads < 1:
-        raise SettingError("num_threads", config.num_threads, "must be 1 or more, or null")
+    check_ranges(config)
+    return config
+
+
+def check_ranges(config: Config) -> None:
+    """Check what no function checks, or only after long work.
+
+    Raises:
+        SettingError: with the first setting that is out of its range.
+    """
+    skip = config.model["skip"]
+    if skip is not None and not isinstance(skip, list):
+        raise SettingError("model.skip", skip, f"must be a list of layers, as model.skip=[{skip}]")
+    seeds = {"seed": config.seed} | {f"seeds.{name}": seed for name, seed in config.seeds.items()}
+    for name, seed in seeds.items():
+        if seed is not None and seed < 0:
+            raise SettingError(name, seed, "must be 0 or more")
+    if config.num_threads is not None and not 1 <= config.num_threads <= _MOST_THREADS:
+        remedy = f"must be 1 or more and at most {_MOST_THREADS}, or null"
+        raise SettingError("num_threads", config.num_threads, remedy)
+    if config.checkpoint_minutes < 0:
+        raise SettingError("checkpoint_minutes", config.checkpoint_minutes, "must be 0 or more")
     if config.optimizer.get("lr", 1) <= 0:
         raise SettingError("optimizer.lr", config.optimizer["lr"], "must be above 0")
-    return config
+    momentum = config.optimizer.get("momentum", 0)
+    if not 0 <= momentum < 1:
+        raise SettingError("optimizer.momentum", momentum, "must be at least 0 and below 1")
+    if not config.runs_dir:
+        raise SettingError("runs_dir", "", "must be the path of a folder")
+    if config.wandb.get("project") == "":
+        raise SettingError("wandb.project", "", "must be the name of a project")
 
 
 def check_node(node: Node, name: str) -> None:
@@ -133,7 +173,7 @@ def check_node(node: Node, name: str) -> None:
     if name != "dataset":
         own = {*DIRECTIVES, *_OPTIONAL.get(name, ())}
         arguments = {key: value for key, value in node.items() if key not in own}
-        check_arguments(function_of(node, name), arguments, name)
+        check_arguments(function_of(node, name), arguments, name, given=_GIVEN.get(name, ()))
     elif "source" not in node:
         raise SettingError("dataset.source", "", "is missing; it names the function that reads it")
 
@@ -166,13 +206,19 @@ def default_values(target: Callable[..., Any]) -> Node:
     return {n: p.default for n, p in parameters.items() if p.default is not p.empty}
 
 
-def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], setting: str) -> None:
+def check_arguments(
+    target: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    setting: str,
+    given: Collection[str] = (),
+) -> None:
     """Check that `target` takes every one of `arguments` by name, with a value of that type.
 
     Args:
         target: a function or class.
         arguments: names and plain values; nested mappings are not looked into.
         setting: the name of their group on the command line, such as `degree`, or "".
+        given: parameters that are not for users.
 
     Raises:
         SettingError: with the first argument that does not fit.
@@ -186,11 +232,20 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], se
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in arguments.items():
         full_name = f"{setting}.{name}" if setting else name
-        if name not in parameters and not takes_any:
-            known = ", ".join(parameters)
-            raise SettingError(full_name, value, f"no such setting here; there are: {known}")
+        if name in given or (name not in parameters and not takes_any):
+            known = ", ".join(each for each in parameters if each not in given)
+            remedy = f"no such setting here; there are: {known}"
+            raise SettingError(full_name, _shown(value), remedy)
         if name in hints and not _fits(value, hints[name]):
-            raise SettingError(full_name, value, f"must be {_describe(hints[name])}")
+            remedy = f"must be {_describe(hints[name])}"
+            if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
+                remedy += " that float32 can hold"
+            raise SettingError(full_name, _shown(value), remedy)
+
+
+def _shown(value: Any) -> Any:
+    """As on the command line."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -200,10 +255,11 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in get_args(hint))
     if origin is Literal:
         return any(value == option and type(value) is type(option) for option in get_args(hint))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (int, float):
+        kinds = int if hint is int else int | float
+        largest = _LARGEST_INT if isinstance(value, int) else _LARGEST_FLOAT
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        return is_number and -largest <= value <= largest  # which nan is not
     if hint in (bool, str, type(None)):
         return isinstance(value, hint)
     if origin in (list, tuple, Sequence):

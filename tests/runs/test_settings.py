@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from typing import Literal
 
@@ -50,7 +51,8 @@ def test_takes_what_fits(arguments):
     ],
 )
 def test_refuses_what_does_not(name, value, words):
-    with pytest.raises(SettingError, match=rf"^group.{name}={value}: {words}"):
+    shown = json.dumps(value) if value is None or value is True else value
+    with pytest.raises(SettingError, match=rf"^group.{name}={shown}: {words}"):
         check_arguments(function, {name: value}, "group")
     with pytest.raises(SettingError, match=rf"^{name}="):
         check_arguments(function, {name: value}, "")
