@@ -145,6 +145,23 @@ def test_a_pair_has_the_papers_hyperparameters_untyped(model, dataset):
     assert (transform["resize"], transform["crop"]) == expected[dataset, model == "vgg16bn"]
 
 
+def test_recipes_of_the_field_step_where_they_say():
+    config = checked("model=resnet18", "dataset=cifar100")
+    assert (config.epochs, config.batch_size, config.model["stem"]) == (200, 128, "cifar")
+    optimizer = built(config.optimizer)([torch.zeros(1, requires_grad=True)])
+    schedule = built(config.schedule)(optimizer)
+    rates = []
+    for _ in range(200):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    drops = [epoch for epoch in range(1, 200) if rates[epoch] != rates[epoch - 1]]
+    assert drops == [60, 120, 160]
+    assert rates[-1] == pytest.approx(0.1 * 0.2**3)
+    svhn = checked("model=wideresnet", "dataset=svhn", "schedule=cosine", "epochs=7")
+    assert (svhn.optimizer["lr"], svhn.epochs) == (0.01, 7)
+
+
 def test_every_recipe_is_of_a_pair_that_exists():
     for recipe in options("recipe"):
         model, _, dataset = recipe.partition("_")
@@ -238,7 +255,12 @@ def test_names_stay(line):
         ["seeds.graph=0", "seeds.data=0"],
         ["schedule=constant", "recipe.min_lr=0.01"],
         ["optimizer=adamw", "schedule=constant", "recipe.lr=7"],
-        ["dataset=cifar10", "dataset.root=elsewhere", "dataset.cache=there"],
+        [
+            "dataset=cifar10",
+            "dataset.root=elsewhere",
+            "dataset.cache=there",
+            "dataset.storage=disk",
+        ],
         ["graph=dense", "degree.value=15", "init.fan=live", "seeds.graph=3"],
     ],
     ids=" ".join,

@@ -8,7 +8,7 @@ for pixels, labels in batches(train.to(device), batch_size, order):
 """
 
 from expanders.data.images import Images, Source, batches, split
-from expanders.data.sources import cifar10, digits, image_folder, tinyimagenet
+from expanders.data.sources import cifar10, cifar100, digits, image_folder, svhn, tinyimagenet
 from expanders.data.transform import Transform
 
 __all__ = [
@@ -17,8 +17,10 @@ __all__ = [
     "Transform",
     "batches",
     "cifar10",
+    "cifar100",
     "digits",
     "image_folder",
     "split",
+    "svhn",
     "tinyimagenet",
 ]

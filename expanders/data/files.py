@@ -1,29 +1,21 @@
-"""Where images come from: a folder or a zip archive read by name, a download, a decoder."""
+"""Where encoded images come from: a folder or a zip archive read by name, or a download."""
 
 import hashlib
 import http.client
-import io
 import logging
 import os
-import re
 import sys
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import numpy as np
-import torch
-from PIL import Image, ImageFile, ImageOps
 from rich.console import Console
 from rich.progress import wrap_file
-from torch import Tensor
 
 from expanders.errors import SettingError
 from expanders.files import one_at_a_time, write_atomically
@@ -31,9 +23,6 @@ from expanders.files import one_at_a_time, write_atomically
 log = logging.getLogger(__name__)
 
 TIMEOUT = 30  # seconds without a byte after which a download has failed
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-# Pillow reads by content and knows formats that start other programs, such as EPS.
-FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
 MAX_FILE_BYTES = 1 << 28  # of one file, so that an archive of zeros does not fill the memory
 
 
@@ -50,8 +39,8 @@ class Files(Protocol):
     def read(self, name: str) -> bytes:
         """The content of a file; raises KeyError or OSError if it cannot be read."""
 
-    def fingerprint(self) -> str:
-        """Changes when a file is added, removed or written."""
+    def status(self, name: str) -> tuple[int, int]:
+        """The size of a file in bytes, and a number that changes when the file is written."""
 
 
 class FolderFiles:
@@ -77,9 +66,13 @@ class FolderFiles:
         _check_size(path.stat().st_size)
         return path.read_bytes()
 
-    def fingerprint(self) -> str:
-        """A digest of all names, sizes and times of change."""
-        return fingerprint(self.path, self.names())
+    def status(self, name: str) -> tuple[int, int]:
+        """The size of a file in bytes, and when it was written."""
+        try:
+            status = (self.path / name).stat()
+        except OSError:  # a link that leads nowhere; decoding names it
+            return 0, 0
+        return status.st_size, status.st_mtime_ns
 
 
 def _matching(folder: Path, pattern: Sequence[str]) -> Iterator[str]:
@@ -134,21 +127,13 @@ class ZipFiles:
         _check_size(self._archive.getinfo(self._top + name).file_size)
         return self._archive.read(self._top + name)  # never more than that size
 
-    def fingerprint(self) -> str:
-        """A digest of the archive's name, size and time of change."""
-        return fingerprint(self.path.parent, [self.path.name])
-
-
-READ_ERRORS = (
-    OSError,  # unreadable file; also PIL's errors for what is no image or is cut off
-    KeyError,  # no such name in a zip archive
-    EOFError,
-    SyntaxError,  # PIL: broken PNG
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+    def status(self, name: str) -> tuple[int, int]:
+        """The size of a file in bytes, and its checksum."""
+        try:
+            member = self._archive.getinfo(self._top + name)
+        except KeyError:  # decoding names it
+            return 0, 0
+        return member.file_size, member.CRC
 
 
 def fingerprint(folder: Path, names: Sequence[str]) -> str:
@@ -206,59 +191,3 @@ def download(root: Path, name: str, url: str, md5: str) -> None:
             error.close()  # it holds the connection
         remedy = f"has no {name}, and {url} cannot be downloaded ({one_line(error)}); put it there"
         raise bad_root(root, remedy) from error
-
-
-def decode(files: Files, names: Sequence[str], size: int, root: Path) -> Tensor:
-    """Decode images in parallel threads to one uint8 tensor, (N, 3, size, size).
-
-    Every image becomes RGB. One of another size is cut to the centre square and resized with a
-    bicubic antialiasing filter; its orientation tag is obeyed.
-
-    Raises SettingError naming the first file that cannot be read.
-    """
-    pixels = torch.empty((len(names), 3, size, size), dtype=torch.uint8)
-    array = pixels.numpy()
-
-    def decode_part(part: range) -> None:
-        for i in part:
-            try:
-                array[i] = _decode_one(files.read(names[i]), size)
-            except READ_ERRORS as error:
-                remedy = f"{files.path / names[i]} is not a readable image ({one_line(error)})"
-                raise bad_root(root, f"{remedy}; replace it") from error
-
-    log.info("decoding %d images of %s", len(names), files.path)
-    parts = [range(start, min(start + 64, len(names))) for start in range(0, len(names), 64)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # PIL frees the GIL to decode
-        for _ in pool.map(decode_part, parts):
-            pass
-    return pixels
-
-
-def _decode_one(content: bytes, size: int) -> np.ndarray:
-    """One encoded image as uint8, (3, size, size)."""
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if _is_deep(image):
-            raise ValueError("more than 8 bits per channel")
-        ImageOps.exif_transpose(image, in_place=True)
-        rgb = image.convert("RGB")
-    if rgb.size != (size, size):
-        rgb = ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(rgb).transpose(2, 0, 1)
-
-
-def _is_deep(image: ImageFile.ImageFile) -> bool:
-    """Whether a file has more than 8 bits per channel, which Pillow drops in silence for colors.
-
-    It does so where the decoder's raw mode is one such as `RGB;16B`, or where the largest value of
-    a PPM is above 255. `BGR;16` has 16 bits per pixel, not per channel.
-    """
-    if image.mode.startswith("I") or image.mode == "F":
-        return True
-    for tile in image.tile:
-        arguments = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if re.search(r";16[BLN]$", str(arguments[0])):
-            return True
-        if tile[0] in ("ppm", "ppm_plain") and int(arguments[1]) > 255:
-            return True
-    return False

@@ -1,6 +1,8 @@
 """How each data set names its files and labels, and the check that all of them are there."""
 
 import hashlib
+import io
+import logging
 import os
 import pickle
 import tarfile
@@ -8,29 +10,25 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from expanders.data.files import (
-    IMAGE_SUFFIXES,
-    MAX_FILE_BYTES,
-    READ_ERRORS,
-    Files,
-    bad_root,
-    is_regular,
-    one_line,
-)
-from expanders.data.images import Images
+from expanders.data.decoding import IMAGE_SUFFIXES, READ_ERRORS, is_image
+from expanders.data.files import MAX_FILE_BYTES, Files, bad_root, is_regular, one_line
+
+log = logging.getLogger(__name__)
 
 Labelled = Sequence[tuple[str, int]]  # names of image files, each with its label
+Decoded = tuple[np.ndarray, list[int]]  # uint8 pixels (N, 3, H, W), and labels
 
 
 def read_cifar_batches(
-    root: Path, folder: Path, archive: Path, checksums: Mapping[str, str]
-) -> dict[str, Images]:
+    root: Path, folder: Path, archive: Path, checksums: Mapping[str, str], labels: str
+) -> dict[str, Decoded]:
     """CIFAR's pickled batches, by name: from `folder` if it exists, otherwise from `archive`.
 
-    `checksums` has the MD5 of every batch. Only a batch that has it is unpickled, as a pickle can
-    run any code. Raises SettingError for one that is missing or differs.
+    `labels` is the name of the labels in a batch. `checksums` has the MD5 of every batch. Only a
+    batch that has it is unpickled, as a pickle can run any code. Raises SettingError for one that
+    is missing or differs.
     """
     source = folder if folder.is_dir() else archive
     remedy = "replace it, or delete it to have it downloaded"
@@ -43,7 +41,7 @@ def read_cifar_batches(
             raise bad_root(root, f"{source} has no {name}; {remedy}")
         if hashlib.md5(contents[name], usedforsecurity=False).hexdigest() != checksum:
             raise bad_root(root, f"{name} in {source} is not the official file; {remedy}")
-    return {name: _unpickle_batch(contents[name]) for name in checksums}
+    return {name: _unpickle_batch(contents[name], labels) for name in checksums}
 
 
 def _read_members(folder: Path, archive: Path, names: Iterable[str]) -> dict[str, bytes]:
@@ -61,13 +59,28 @@ def _read_members(folder: Path, archive: Path, names: Iterable[str]) -> dict[str
     return contents
 
 
-def _unpickle_batch(content: bytes) -> Images:
+def _unpickle_batch(content: bytes, labels: str) -> Decoded:
     with warnings.catch_warnings():
         # The official files come from Python 2; recent NumPy warns of how they name a dtype.
         warnings.simplefilter("ignore")
         batch = pickle.loads(content, encoding="latin1")
-    pixels = torch.from_numpy(batch["data"]).view(-1, 3, 32, 32)
-    return Images(pixels, torch.tensor(batch["labels"]))
+    return batch["data"].reshape(-1, 3, 32, 32), batch[labels]
+
+
+def read_svhn(root: Path, path: Path, md5: str) -> Decoded:
+    """The cropped digits in one of SVHN's MATLAB files; the label of a zero is 0, there 10.
+
+    Raises SettingError for a file that is not the official one.
+    """
+    from scipy.io import loadmat
+
+    content = path.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        remedy = "is not the official file; delete it to have it downloaded"
+        raise bad_root(root, f"{path} {remedy}")
+    stored = loadmat(io.BytesIO(content))  # type: ignore[arg-type]
+    labels = stored["y"].ravel().astype(int) % 10
+    return stored["X"].transpose(3, 2, 0, 1), labels.tolist()
 
 
 def tinyimagenet_labels(root: Path, files: Files) -> tuple[Labelled, Labelled]:
@@ -104,49 +117,59 @@ def tinyimagenet_labels(root: Path, files: Files) -> tuple[Labelled, Labelled]:
     return train, test
 
 
-def check_class_folders(root: Path) -> list[str]:
-    """The class names of a folder of images, sorted, after a check that the two parts agree.
+def check_class_folders(root: Path) -> tuple[list[str], str]:
+    """The class names of a folder of images, sorted, and the name of the folder of its test part.
 
-    Raises SettingError if `root` lacks `train/` or `test/`, if their classes differ, or if a class
-    has no image.
+    Both parts must have the same classes. The test part is `test/` if there are class folders in
+    it, and otherwise `val/`, as in ImageNet, whose test images have no labels.
+
+    Raises SettingError if `train/` or the test part is missing, if their classes differ, or if a
+    class has no image.
     """
-    expected = "expected are train/<class>/* and test/<class>/* in it"
-    classes = {}
+    expected = "expected are train/<class>/* and test/<class>/* (or val/<class>/*) in it"
     try:
-        for part in ("train", "test"):
-            if not (root / part).is_dir():
-                raise bad_root(root, f"there is no folder {root / part}; {expected}")
-            folders = [path for path in (root / part).iterdir() if path.is_dir()]
-            classes[part] = {path.name for path in folders if not path.name.startswith(".")}
-            if not classes[part]:
-                raise bad_root(root, f"{root / part} has no class folder; {expected}")
-            for name in sorted(classes[part]):
-                with os.scandir(root / part / name) as entries:
-                    has_image = any(is_image(e.name) and is_regular(e) for e in entries)
-                if not has_image:
+        if not (root / "train").is_dir():
+            raise bad_root(root, f"there is no folder {root / 'train'}; {expected}")
+        found = {part: _class_folders(root / part) for part in ("train", "test", "val")}
+        test = "test" if found["test"] else "val"
+        if not found["train"]:
+            raise bad_root(root, f"{root / 'train'} has no class folder; {expected}")
+        if not found[test]:
+            problem = "there is no test part, which is looked at once, at the end"
+            raise bad_root(root, f"{problem}; {expected}")
+        if found["test"] and found["val"]:
+            log.info("%s is not used: val_fraction takes validation from train", root / "val")
+        classes = {part: found[part] for part in ("train", test)}
+        for folder in (root / part / name for part in classes for name in sorted(classes[part])):
+            with os.scandir(folder) as entries:
+                if not any(is_image(entry.name) and is_regular(entry) for entry in entries):
                     suffixes = ", ".join(IMAGE_SUFFIXES)
-                    raise bad_root(root, f"{root / part / name} has no image ({suffixes})")
+                    raise bad_root(root, f"{folder} has no image ({suffixes})")
     except OSError as error:
         raise bad_root(root, f"cannot be read ({one_line(error)})") from error
-    if differing := sorted(classes["train"] ^ classes["test"]):
+    if differing := sorted(classes["train"] ^ classes[test]):
         where = {name: part for part in classes for name in classes[part]}
         listed = ", ".join(f"{name} only in {where[name]}" for name in differing[:3])
         listed += f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise bad_root(root, f"train and test must have the same class folders, but: {listed}")
-    return sorted(classes["train"])
+        raise bad_root(root, f"train and {test} must have the same class folders, but: {listed}")
+    return sorted(classes["train"]), test
 
 
-def class_folder_labels(files: Files, classes: Sequence[str]) -> tuple[Labelled, Labelled]:
-    """The labelled images below `train/` and below `test/`."""
+def _class_folders(part: Path) -> set[str]:
+    """The names of the folders in a part; none if it is missing."""
+    if not part.is_dir():
+        return set()
+    return {path.name for path in part.iterdir() if path.is_dir() and path.name[0] != "."}
+
+
+def class_folder_labels(
+    files: Files, classes: Sequence[str], test: str
+) -> tuple[Labelled, Labelled]:
+    """The labelled images below `train/` and below the folder `test`."""
     labels = {name: label for label, name in enumerate(classes)}
-    found: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+    found: dict[str, list[tuple[str, int]]] = {"train": [], test: []}
     for name in files.names():
         match name.split("/"):
             case [part, folder, file] if folder in labels and is_image(file):
                 found[part].append((name, labels[folder]))
-    return found["train"], found["test"]
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    return found["train"], found[test]

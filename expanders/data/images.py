@@ -1,23 +1,25 @@
-"""Labelled images in memory, their split into parts, and iteration in batches."""
+"""Labelled images, their split into parts, and iteration in batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from expanders.data.stored import StoredPixels, read_ahead
 from expanders.errors import SettingError
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images, all in memory and on one device.
+    """Labelled images.
 
-    `pixels`: uint8, (N, 3, H, W), values 0..255; `labels`: int64, (N,), values 0..num_classes-1.
+    `pixels`: uint8, (N, 3, H, W), values 0..255, all on one device; or what reads them from a disk.
+    `labels`: int64, (N,), values 0..num_classes-1.
     """
 
-    pixels: Tensor
+    pixels: Tensor | StoredPixels
     labels: Tensor
 
     def __len__(self) -> int:
@@ -28,7 +30,7 @@ class Images:
         return Images(self.pixels[index], self.labels[index])
 
     def to(self, device: torch.device | str) -> "Images":
-        """The same images on `device`."""
+        """The same images on `device`; of those on a disk, batches will go there."""
         return Images(self.pixels.to(device), self.labels.to(device))
 
 
@@ -38,16 +40,15 @@ class Source:
 
     `load()` returns its training and its test part. It may download, decode and cache, and raises
     SettingError where the data is missing or damaged.
+
+    `fingerprint()` tells one content from another, cheaply, where the name of the set does not: a
+    digest that stays the same where the same files are copied to. None for a set that is the same
+    everywhere.
     """
 
     num_classes: int
     load: Callable[[], tuple[Images, Images]]
-
-
-def concatenate(parts: Sequence[Images]) -> Images:
-    """All images of `parts`, in their order."""
-    pixels, labels = [part.pixels for part in parts], [part.labels for part in parts]
-    return Images(torch.cat(pixels), torch.cat(labels))
+    fingerprint: Callable[[], str] | None = None
 
 
 def check_fraction(val_fraction: object) -> None:
@@ -94,16 +95,32 @@ def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tupl
 
 
 def batches(
-    images: Images, batch_size: int, order: Tensor | None = None
+    images: Images,
+    batch_size: int,
+    order: Tensor | None = None,
+    share: Callable[[Tensor], Tensor] = lambda batch: batch,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (pixels, labels) of one epoch, at most `batch_size` images at a time.
 
     Without `order`, for evaluation: every image, in sequence, without a copy. With `order`, for
-    training: the images of these numbers (int64), in this order.
+    training: the images of these numbers (int64), in this order. `share` takes from the numbers of
+    a batch those whose pixels this process needs; the labels are of the whole batch.
+
+    While a batch of images on a disk is used, the next ones are read.
     """
     total = len(images) if order is None else len(order)
-    for start in range(0, total, batch_size):
-        where: slice | Tensor = slice(start, start + batch_size)
-        if order is not None:
-            where = order[where].to(images.pixels.device, non_blocking=True)
-        yield images.pixels[where], images.labels[where]
+    places = [slice(start, start + batch_size) for start in range(0, total, batch_size)]
+    chosen: list[slice | Tensor] = [place if order is None else order[place] for place in places]
+    wanted = [where if isinstance(where, slice) else share(where) for where in chosen]
+    device, stored = images.labels.device, images.pixels
+    pixels: Iterator[Tensor]
+    if isinstance(stored, Tensor):
+        pixels = (stored[_on(device, where)] for where in wanted)
+    else:
+        pixels = read_ahead(stored[where] for where in wanted)
+    for where, batch in zip(chosen, pixels, strict=True):
+        yield batch, images.labels[_on(device, where)]
+
+
+def _on(device: torch.device, where: slice | Tensor) -> slice | Tensor:
+    return where if isinstance(where, slice) else where.to(device, non_blocking=True)

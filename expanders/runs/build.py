@@ -151,7 +151,7 @@ def prepare(
     blueprint, model, report = network(config, source.num_classes, instantiate)
     optimizer, schedule = optimization(config, model, instantiate)
     images, test = source.load()
-    report = with_connectivity(report, model, transform, test.pixels[:1])
+    report = with_connectivity(report, model, transform, next(data.batches(test, 1))[0])
     model.to(device)
     data_seed = config.stream_seed("data")
     train, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))

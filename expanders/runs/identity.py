@@ -30,7 +30,7 @@ _NOT_PART_OF_THE_RUN = {
     *("hydra", "wandb", "runs_dir", "restart", "dry_run"),
     *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "channels_last"),
 }
-_FOLDERS = {"root", "cache"}  # of images: what is in them does not depend on where they lie
+_PLACES = {"root", "cache", "storage"}  # of images: they are the same wherever they lie
 _LONGEST = 150  # characters of a label; file systems allow 255 for a name
 
 
@@ -115,7 +115,7 @@ def _changed(node: Node, name: str, option: str) -> Node:
     is_ours = target.split(".")[0] == __name__.split(".")[0]
     function = target.rpartition(".")[2] if is_ours else target
     defaults = _plain(default_values(function_of(node, name))) | {"skip": None}
-    ignored = {*DIRECTIVES, "measures"} | (_FOLDERS if is_ours else set())
+    ignored = {*DIRECTIVES, "measures"} | (_PLACES if is_ours else set())
     values = {key: value for key, value in node.items() if key not in ignored}
     changed: Node = {} if function == option else {"_target_": function}
     for key, value in _differing(values, defaults).items():

@@ -5,6 +5,7 @@ add one, write such a function and one YAML file in `conf/schedule`.
 """
 
 import math
+from collections.abc import Sequence
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,24 +14,31 @@ from expanders.errors import SettingError
 
 
 def step(
-    optimizer: Optimizer, step_size: int = 30, gamma: float = 0.5, min_lr: float = 0.0
+    optimizer: Optimizer,
+    step_size: int | Sequence[int] = 30,
+    gamma: float = 0.5,
+    min_lr: float = 0.0,
 ) -> LambdaLR:
     """Multiply the rate by `gamma` every `step_size` epochs, as long as it stays above `min_lr`.
 
-    A step that would reach `min_lr` or go below is left out (the paper's floor: 0.05, halved
-    above a floor of 5e-4, ends at 7.8e-4).
+    Several numbers stand for one step after each of these numbers of epochs. A step that would
+    reach `min_lr` or go below is left out (the paper's floor: 0.05, halved above a floor of 5e-4,
+    ends at 7.8e-4).
 
     Raises:
-        SettingError: if `step_size` is not positive or `gamma` is not in (0, 1].
+        SettingError: if a `step_size` is not positive or `gamma` is not in (0, 1].
     """
-    if step_size < 1:
+    if min([step_size] if isinstance(step_size, int) else step_size, default=0) < 1:
         raise SettingError("schedule.step_size", step_size, "must be a positive number of epochs")
     if not 0 < gamma <= 1:
         raise SettingError("schedule.gamma", gamma, "must be above 0 and at most 1")
     lr = optimizer.param_groups[0]["lr"]
 
     def factor(epoch: int) -> float:
-        steps = epoch // step_size
+        if isinstance(step_size, int):
+            steps = epoch // step_size
+        else:
+            steps = sum(epoch >= milestone for milestone in step_size)
         while steps and lr * gamma**steps <= min_lr:
             steps -= 1
         return gamma**steps

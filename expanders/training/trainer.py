@@ -180,17 +180,18 @@ class Trainer:
         self.model.train()
         # Dropout draws from the global generators; the caller gets them back as they were.
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            for step, (pixels, labels) in enumerate(batches(self.train, size, rest), start=done):
+            own = batches(self.train, size, rest, self.team.share)
+            for step, (pixels, labels) in enumerate(own, start=done):
                 torch.manual_seed(derive(self.seed, "dropout", self.epoch, step, self.team.rank))
-                epoch.add(*self._step(self._augmented(pixels, step), labels))
+                epoch.add(*self._step(self._augmented(pixels, len(labels), step), labels))
                 on_step(len(labels))
 
-    def _augmented(self, pixels: Tensor, step: int) -> Tensor:
-        """This process's share of a batch; the parameters are drawn for the whole batch."""
+    def _augmented(self, pixels: Tensor, batch: int, step: int) -> Tensor:
+        """This process's share of a batch; the parameters are drawn for the whole of it."""
         generator = self._generator("augmentation", step)
         height, width = pixels.shape[-2:]
-        parameters = self.transform.draw(len(pixels), height, width, generator)
-        return self.transform.train(self.team.share(pixels), self.team.share(parameters))
+        parameters = self.transform.draw(batch, height, width, generator)
+        return self.transform.train(pixels, self.team.share(parameters))
 
     def _generator(self, name: str, *names: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, name, self.epoch, *names))

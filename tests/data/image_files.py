@@ -30,3 +30,8 @@ def write(root, contents):
     for name, content in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)
+
+
+def loaded(source):
+    """The training and the test images of a source, in memory."""
+    return tuple(part.to("cpu") for part in source.load())

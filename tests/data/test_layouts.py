@@ -1,6 +1,8 @@
 """Tiny ImageNet and folders of images, on small files in the real layouts, whole and broken."""
 
+import logging
 import os
+import shutil
 import zipfile
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from expanders.data import cifar10, image_folder, sources, tinyimagenet
 from expanders.errors import SettingError
-from tests.data.image_files import NOWHERE, jpeg, refusal, write
+from tests.data.image_files import NOWHERE, jpeg, loaded, refusal, write
 
 
 @pytest.fixture(autouse=True)
@@ -66,12 +68,12 @@ def test_tinyimagenet_from_folder_and_zip(tmp_path, tiny, make):
     made = make(root, tiny)
     source = tinyimagenet(root)
     assert source.num_classes == 200
-    for part in source.load():
+    for part in loaded(source):
         assert part.pixels.shape == (200, 3, 64, 64)
         assert sorted(part.labels.tolist()) == list(range(200))
         red = part.pixels[:, 0].float().mean((1, 2))
         assert (red - part.labels).abs().max() < 3  # the image of class i has the color i
-    assert {path.name for path in root.iterdir()} == {made.name, "tiny-imagenet-200.cache.pt"}
+    assert {path.name for path in root.iterdir()} == {made.name, "tiny-imagenet-200.cache"}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]  # nothing escaped
 
 
@@ -114,7 +116,7 @@ def test_tinyimagenet_bad_member_of_a_zip(tmp_path, tiny):
     path, name = tiny_zip(tmp_path, tiny), "train/n1003/images/n1003_0.JPEG"
     content = tiny[name]
     path.write_bytes(path.read_bytes().replace(content, content[:-20] + bytes(20)))
-    assert f"{path / name} is not a readable image (Bad CRC" in refusal(tinyimagenet(tmp_path).load)
+    assert f"{path / name} (Bad CRC" in refusal(tinyimagenet(tmp_path).load)
 
 
 # ---- folders of images
@@ -134,7 +136,7 @@ def test_image_folder(tmp_path):
     write(tmp_path, {"train/cat/notes.txt": b"x", "train/cat/._0.jpg": b"x", "readme.md": b"x"})
     write(tmp_path, {"train/.cache/0.jpg": b"x"})
     source = image_folder(str(tmp_path), size=16)
-    train, test = source.load()
+    train, test = loaded(source)
     assert source.num_classes == 2
     assert (train.pixels.shape, test.pixels.shape) == ((6, 3, 16, 16), (4, 3, 16, 16))
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
@@ -147,14 +149,14 @@ def test_image_folder(tmp_path):
 
 def test_image_folder_notices_changes_and_sizes(tmp_path):
     write(tmp_path, folder_contents())
-    assert len(image_folder(tmp_path).load()[0]) == 6
+    assert len(loaded(image_folder(tmp_path))[0]) == 6
     write(tmp_path, {"train/dog/more.jpg": jpeg("blue", 32)})
-    assert len(image_folder(tmp_path).load()[0]) == 7
+    assert len(loaded(image_folder(tmp_path))[0]) == 7
     write(tmp_path, {"train/cat/0.jpg": jpeg("green", 40)})
-    image = image_folder(tmp_path).load()[0].pixels[0]
+    image = loaded(image_folder(tmp_path))[0].pixels[0]
     assert image[1].float().mean() > image[0].float().mean()
-    assert image_folder(tmp_path, size=8).load()[0].pixels.shape == (7, 3, 8, 8)
-    assert image_folder(tmp_path).load()[0].pixels.shape == (7, 3, 32, 32)
+    assert loaded(image_folder(tmp_path, size=8))[0].pixels.shape == (7, 3, 8, 8)
+    assert loaded(image_folder(tmp_path))[0].pixels.shape == (7, 3, 32, 32)
 
 
 def test_image_folder_in_the_home_folder(tmp_path, monkeypatch):
@@ -165,9 +167,9 @@ def test_image_folder_in_the_home_folder(tmp_path, monkeypatch):
 
 def test_image_folder_decodes_once(tmp_path, monkeypatch):
     write(tmp_path, folder_contents())
-    first = image_folder(tmp_path).load()
+    first = loaded(image_folder(tmp_path))
     monkeypatch.setattr(sources, "decode", None)  # calling it would fail
-    second = image_folder(tmp_path).load()
+    second = loaded(image_folder(tmp_path))
     for before, after in zip(first, second, strict=True):
         assert torch.equal(before.pixels, after.pixels)
         assert torch.equal(before.labels, after.labels)
@@ -177,10 +179,13 @@ def test_image_folder_decodes_once(tmp_path, monkeypatch):
     ("removed", "added", "reason"),
     [
         ("", {}, "there is no folder"),
-        ("test/", {}, "test; expected are train/<class>/* and test/<class>/*"),
+        ("train/", {}, "train; expected are train/<class>/* and test/<class>/* (or val/<class>/*)"),
+        ("test/", {}, "there is no test part, which is looked at once, at the end; expected are"),
+        ("test/", {"test/1.jpg": b"x", "val/2.jpg": b"x"}, "there is no test part"),
         ("train/", {"train/1.jpg": b"x"}, "train has no class folder"),
         ("test/dog/", {}, "but: dog only in train"),
         ("test/dog/", {"test/cow/1.jpg": b"x"}, "but: cow only in test, dog only in train"),
+        ("test/", {"val/dog/1.jpg": b"x"}, "train and val must have the same class folders, but"),
         ("train/dog/", {"train/dog/notes.txt": b"x"}, "dog has no image (.jpg"),
     ],
 )
@@ -202,8 +207,41 @@ def test_image_folder_follows_links_but_not_in_circles(tmp_path):
             (root / part / "cat" / name).symlink_to(root)
     source = image_folder(root)
     assert source.num_classes == 2
-    train, test = source.load()
+    train, test = loaded(source)
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1, 1, 1], [0, 1, 1])
+
+
+def test_image_folder_in_imagenets_layout(tmp_path):
+    contents = folder_contents()
+    contents = {name.replace("test/", "val/"): content for name, content in contents.items()}
+    write(tmp_path, contents | {"test/unlabelled.jpg": jpeg("red", 32)})
+    train, test = loaded(image_folder(tmp_path))
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_image_folder_with_a_validation_part_of_its_own(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write(tmp_path, folder_contents() | {"val/cat/1.jpg": jpeg("red", 32)})
+    assert len(loaded(image_folder(tmp_path))[1]) == 4
+    assert f"{tmp_path / 'val'} is not used: val_fraction" in caplog.text
+
+
+def test_the_fingerprint_is_that_of_the_content(tmp_path):
+    write(tmp_path / "a", folder_contents())
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for path in (tmp_path / "b").rglob("*.jpg"):
+        os.utime(path, (0, 0))
+    seen = [image_folder(tmp_path / "a").fingerprint()]
+    image_folder(tmp_path / "b").load()
+    assert image_folder(tmp_path / "b").fingerprint() == seen[0]
+    seen.append(image_folder(tmp_path / "b", size=8).fingerprint())
+    write(tmp_path, {"b/train/cat/0.jpg": jpeg("green", 40)})
+    seen.append(image_folder(tmp_path / "b").fingerprint())
+    (tmp_path / "b/train/cat/0.jpg").rename(tmp_path / "b/train/cat/9.jpg")
+    seen.append(image_folder(tmp_path / "b").fingerprint())
+    assert len(set(seen)) == 4
+    assert tinyimagenet(tmp_path).fingerprint is None
 
 
 @pytest.mark.parametrize("target", ["itself.png", "nowhere.png"])
@@ -218,7 +256,7 @@ def test_image_folder_leaves_pipes_and_folders_alone(tmp_path):
     write(tmp_path, folder_contents())
     os.mkfifo(tmp_path / "train/cat/x.png")  # reading it would wait for ever
     (tmp_path / "train/dog/y.png").mkdir()
-    assert len(image_folder(tmp_path).load()[0]) == 6
+    assert len(loaded(image_folder(tmp_path))[0]) == 6
 
 
 def test_image_folder_whose_only_image_is_a_folder(tmp_path):
@@ -235,7 +273,7 @@ def test_image_folder_with_names_that_are_not_utf8(tmp_path):
             file.write(jpeg("green", 32))
     source = image_folder(tmp_path)
     assert source.num_classes == 3
-    assert source.load()[0].labels.tolist() == [0] + [1] * 3 + [2] * 3
+    assert loaded(source)[0].labels.tolist() == [0] + [1] * 3 + [2] * 3
     with open(os.fsencode(tmp_path) + b"/train/caf\xe9/\n.jpg", "wb") as file:
         file.write(b"no image")
     message = refusal(image_folder(tmp_path).load)
@@ -246,11 +284,11 @@ def test_image_folder_with_names_that_are_not_utf8(tmp_path):
 def test_the_cache_can_be_kept_elsewhere(tmp_path, monkeypatch):
     write(tmp_path / "root", folder_contents())
     before = sorted(tmp_path.glob("root/**/*"))
-    first = image_folder(tmp_path / "root", cache=tmp_path / "new" / "cache").load()
+    first = loaded(image_folder(tmp_path / "root", cache=tmp_path / "new" / "cache"))
     assert sorted(tmp_path.glob("root/**/*")) == before
     assert len(list((tmp_path / "new" / "cache").iterdir())) == 1
     monkeypatch.setattr(sources, "decode", None)  # calling it would fail
-    second = image_folder(tmp_path / "root", cache=tmp_path / "new" / "cache").load()
+    second = loaded(image_folder(tmp_path / "root", cache=tmp_path / "new" / "cache"))
     assert torch.equal(first[0].pixels, second[0].pixels)
     with pytest.raises(SettingError, match=r"^dataset\.cache=5: must be the path of a folder"):
         image_folder(tmp_path / "root", cache=5)

@@ -9,11 +9,12 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
+from scipy.io import loadmat, savemat
+from torchvision.datasets import CIFAR10, CIFAR100, SVHN
 
-from expanders.data import cifar10, digits
+from expanders.data import cifar10, cifar100, digits, svhn, tinyimagenet
 from expanders.errors import SettingError
-from tests.data.image_files import NOWHERE, refusal, write
+from tests.data.image_files import NOWHERE, loaded, refusal, write
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def offline(monkeypatch):
 
 def test_digits():
     source = digits()
-    train, test = source.load()
+    train, test = loaded(source)
     assert source.num_classes == 10
     assert (len(train), len(test)) == (1438, 359)
     assert train.pixels.shape[1:] == (3, 32, 32)
@@ -37,7 +38,7 @@ def test_digits():
     assert (train.pixels[:, 0] == train.pixels[:, 2]).all()
     shares = test.labels.bincount() / (train.labels.bincount() + test.labels.bincount())
     assert (shares - 0.2).abs().max() < 0.01
-    again = source.load()[1]
+    again = loaded(source)[1]
     assert torch.equal(test.pixels, again.pixels)
 
 
@@ -101,7 +102,7 @@ def cifar_archive(root, cifar):
 def test_cifar10_from_folder_and_archive(tmp_path, cifar, make):
     made = make(tmp_path, cifar)
     source = cifar10(tmp_path)
-    train, test = source.load()
+    train, test = loaded(source)
     assert source.num_classes == 10
     names = [f"data_batch_{i}" for i in range(1, 6)]
     expected = np.concatenate([cifar[name][1] for name in names]).reshape(-1, 3, 32, 32)
@@ -110,8 +111,8 @@ def test_cifar10_from_folder_and_archive(tmp_path, cifar, make):
     assert np.array_equal(test.pixels.flatten(1).numpy(), cifar["test_batch"][1])
     assert test.labels.tolist() == cifar["test_batch"][2]
     present = sorted(path.name for path in tmp_path.iterdir())
-    assert present == sorted([made.name, "cifar-10.cache.pt"])
-    assert torch.equal(cifar10(tmp_path).load()[0].pixels, train.pixels)
+    assert present == sorted([made.name, "cifar-10.cache"])
+    assert torch.equal(loaded(cifar10(tmp_path))[0].pixels, train.pixels)
 
 
 def test_cifar10_without_data_or_network(tmp_path):
@@ -167,3 +168,65 @@ def test_cifar10_archive_that_unpacks_to_more_than_the_memory(tmp_path, cifar):
         member.size = 1 << 40
         tar.addfile(member)  # the header is enough
     assert "unpacks to more than 268,435,456 bytes" in refusal(cifar10(tmp_path).load)
+
+
+def test_cifar100_has_the_fine_labels(tmp_path, monkeypatch):
+    data = np.random.default_rng(0).integers(256, size=(20, 3072), dtype=np.uint8)
+    contents = {}
+    for name, labels in (("train", range(40, 60)), ("test", range(80, 100))):
+        batch = {"data": data, "fine_labels": list(labels), "coarse_labels": [0] * 20}
+        contents[name] = pickle.dumps(batch, protocol=2)
+        checksum = hashlib.md5(contents[name]).hexdigest()
+        monkeypatch.setattr(CIFAR100, f"{name}_list", [[name, checksum]])
+    write(tmp_path / "cifar-100-python", contents)
+    source = cifar100(tmp_path)
+    train, test = loaded(source)
+    assert source.num_classes == 100
+    assert np.array_equal(train.pixels.flatten(1), data)
+    assert train.labels.tolist() == list(range(40, 60))
+    assert test.labels.tolist() == list(range(80, 100))
+    assert (tmp_path / "cifar-100.cache").exists()
+
+
+# ---- SVHN
+
+
+@pytest.fixture
+def svhn_files(tmp_path, monkeypatch):
+    """Both files in a small size, whose checksums count as the official ones."""
+    splits = {}
+    for part, count in (("train", 11), ("test", 3)):
+        pixels = np.random.default_rng(count).integers(256, size=(32, 32, 3, count), dtype=np.uint8)
+        labels = (np.arange(count) % 10 + 1)[:, None]  # a zero has the label 10
+        path = tmp_path / f"{part}_32x32.mat"
+        savemat(path, {"X": pixels, "y": labels})
+        splits[part] = [NOWHERE, path.name, hashlib.md5(path.read_bytes()).hexdigest()]
+    monkeypatch.setattr(SVHN, "split_list", splits)
+    return tmp_path
+
+
+def test_svhn(svhn_files):
+    source = svhn(svhn_files)
+    train, test = loaded(source)
+    assert source.num_classes == 10
+    assert train.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+    assert test.labels.tolist() == [1, 2, 3]
+    stored = loadmat(svhn_files / "test_32x32.mat")["X"]
+    assert np.array_equal(test.pixels[2, 1], stored[:, :, 1, 2])
+    assert torch.equal(loaded(svhn(svhn_files))[0].pixels, train.pixels)
+
+
+def test_svhn_that_is_not_the_official_file(svhn_files):
+    (svhn_files / "test_32x32.mat").write_bytes(b"x")
+    assert "test_32x32.mat is not the official file; delete it" in refusal(svhn(svhn_files).load)
+
+
+def test_svhn_without_data_or_network(tmp_path, svhn_files):
+    (svhn_files / "train_32x32.mat").unlink()
+    assert "has no train_32x32.mat" in refusal(svhn(svhn_files).load)
+
+
+@pytest.mark.parametrize("dataset", [cifar10, cifar100, svhn, tinyimagenet])
+def test_an_unknown_storage(tmp_path, dataset):
+    with pytest.raises(SettingError, match=r"dataset\.storage=tape: must be auto or"):
+        dataset(tmp_path, storage="tape")

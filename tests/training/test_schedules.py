@@ -33,6 +33,13 @@ def test_a_rate_that_would_just_reach_the_floor_is_skipped():
     assert rates(lambda o: schedules.step(o, 1, 0.5, min_lr=0.25), 1.0, 4) == [1, 0.5, 0.5, 0.5]
 
 
+def test_several_numbers_are_one_step_each():
+    lrs = rates(lambda o: schedules.step(o, [2, 5], 0.1), 1.0, 7)
+    assert lrs == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    with pytest.raises(SettingError, match=r"schedule\.step_size=\[2, 0\]"):
+        rates(lambda o: schedules.step(o, [2, 0]), 1.0, 1)
+
+
 def test_cosine_falls_from_the_rate_to_zero():
     lrs = rates(lambda o: schedules.cosine(o, 10), 1.0, 11)
     assert lrs[0] == 1

@@ -1,0 +1,108 @@
+"""Pixels that stay in a file on disk until a batch of them is needed."""
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expanders.data.imagefile import ImageFile
+from expanders.data.memory import available_bytes
+from expanders.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+Storage = Literal["auto", "memory", "disk"]
+"""Where decoded images are while a network trains; `auto` is in memory where they fit."""
+
+CPU = torch.device("cpu")
+NUM_READERS = 8  # threads, so that a disk has several requests at a time
+NUM_AHEAD = 2  # batches that are read while the present one is used
+
+
+def belongs_in_memory(num_bytes: int, storage: Storage, device: torch.device = CPU) -> bool:
+    """Whether images of this size in all are to be held in the memory of `device`.
+
+    With `auto` they are where they take at most half of what is left, by all processes that
+    `torchrun` started on this machine together. Raises SettingError if they must and cannot be.
+    """
+    available = available_bytes(device)
+    needed = num_bytes * (int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device == CPU else 1)
+    if storage == "memory" and needed > available:
+        remedy = f"{gigabytes(needed)} are needed and {gigabytes(available)} left; use auto or disk"
+        raise SettingError("dataset.storage", storage, remedy)
+    return storage == "memory" or (storage == "auto" and needed <= available / 2)
+
+
+def gigabytes(num_bytes: float) -> str:
+    """A size in words."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes < 1e11 else f"{num_bytes / 1e9:,.0f} GB"
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """Some of the images of a file, in place of a tensor (N, 3, H, W) of their pixels.
+
+    Attributes:
+        file: where they are.
+        numbers: of the images in the file; int64, (N,), on the CPU.
+        storage: where they go when they are moved to a device.
+        device: where batches of them go.
+    """
+
+    file: ImageFile
+    numbers: Tensor
+    storage: Storage
+    device: torch.device = CPU
+
+    def __getitem__(self, index: Tensor | slice) -> "StoredPixels":
+        """Those that `index` (integers or a slice) selects, in its order; nothing is read."""
+        index = index.cpu() if isinstance(index, Tensor) else index
+        return replace(self, numbers=self.numbers[index])
+
+    def to(self, device: torch.device | str) -> "Tensor | StoredPixels":
+        """All pixels in a tensor on `device`, or where that is too small this, still on disk."""
+        device = torch.device(device)
+        num_bytes = self.file.header.num_bytes
+        if self.storage == "disk" or (
+            device.type == "cuda" and not belongs_in_memory(num_bytes, self.storage, device)
+        ):
+            return replace(self, device=device)
+        return self.read().to(device)
+
+    def read(self) -> Tensor:
+        """All of them, on the CPU: uint8, (N, 3, H, W)."""
+        shape = (len(self.numbers), 3, self.file.header.height, self.file.header.width)
+        pixels = torch.empty(shape, dtype=torch.uint8)
+        start = 0
+        for batch in read_ahead(self[i : i + 512] for i in range(0, len(self.numbers), 512)):
+            pixels[start : start + len(batch)] = batch
+            start += len(batch)
+        return pixels
+
+
+def read_ahead(batches: Iterable[StoredPixels]) -> Iterator[Tensor]:
+    """The pixels of every batch, on its device; the next ones are read meanwhile."""
+    reads: deque[tuple[StoredPixels, list[Future[np.ndarray]]]] = deque()
+
+    def finished() -> Tensor:
+        batch, futures = reads.popleft()
+        pixels = torch.from_numpy(np.concatenate([future.result() for future in futures]))
+        if batch.device.type == "cuda":
+            return pixels.pin_memory().to(batch.device, non_blocking=True)
+        return pixels
+
+    with ThreadPoolExecutor(NUM_READERS) as pool:
+        for batch in batches:
+            parts = np.array_split(batch.numbers.numpy(), NUM_READERS)
+            reads.append((batch, [pool.submit(batch.file.read, part) for part in parts]))
+            if len(reads) > NUM_AHEAD:
+                yield finished()
+        while reads:
+            yield finished()
