@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     version = importlib.metadata.version("expanders")
     command = shlex.join(["python", "-m", "expanders.report", *arguments])
     made = (
-        f"Written by `{command}` of expanders {version} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+        f"Written by “{command}” of expanders {version} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     )
     out = options.out or options.runs_dir / "report"
     try:

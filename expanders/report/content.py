@@ -148,12 +148,13 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     paragraphs = [_thin(table, column) for column in table.columns]
     if table.differs:
         paragraphs.insert(0, f"What tells this table from its namesakes: {table.differs}.")
-    yield Block(
-        paragraphs=[*filter(None, paragraphs), in_short(chapter.comparisons)],
-        table=tables.accuracies(table, chapter.places),
-    )
-    if any(cell.finished for _, _, cell in table.grid()):
-        yield Block("Accuracy and what it costs", table=tables.side_by_side(table))
+    opening = [*filter(None, paragraphs), in_short(chapter.comparisons)]
+    costs = tables.side_by_side(table, chapter.places)
+    if len(table.columns) > 1 or not costs.rows:
+        yield Block(paragraphs=opening, table=tables.accuracies(table, chapter.places))
+        opening = []
+    if costs.rows:
+        yield Block("Accuracy and what it costs", paragraphs=opening, table=costs)
     if (measured := tables.graph_measures(table)) is not None:
         yield Block("The graphs", table=measured)
     planned = [each for each in chapter.comparisons if each.planned]

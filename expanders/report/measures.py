@@ -65,15 +65,20 @@ EFFECTIVE = Measure(
     "effective parameters", _named(metrics.graph("effective_parameters")), _count, step=1000
 )
 LIVE = Measure("live parameters", _named(metrics.LIVE_PARAMETERS), _count)
+LIVE_SHARE = Measure("% of dense", _percent(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS))
+FLOPS_SHARE = Measure("% of dense", _percent(metrics.LIVE_FLOPS, metrics.DENSE_FLOPS))
 AGAINST = {"gap": GAP, "bound": RATIO, "effective": EFFECTIVE}
 """What accuracy is drawn against and its slopes are taken along, by the name of the picture."""
 
 COSTS = (
     Measure("top-5 accuracy, %", _named(metrics.TEST_TOP5_ACCURACY, 100), "{:.2f}".format),
     LIVE,
-    Measure("of dense, %", _percent(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS)),
-    Measure("MFLOP an image", _named(metrics.LIVE_FLOPS, 1e-6)),
-    Measure("of dense, %", _percent(metrics.LIVE_FLOPS, metrics.DENSE_FLOPS)),
+    LIVE_SHARE,
+    EFFECTIVE,
+    Measure("MFLOP, forward", _named(metrics.LIVE_FLOPS, 1e-6)),
+    FLOPS_SHARE,
+    RATIO,
+    Measure("wiring", _named(metrics.WIRING_SECONDS), _seconds),
     Measure("training", _named(metrics.SECONDS), _seconds),
     Measure("images/s", lambda record: record.images_per_second, _count),
     Measure("peak memory, MB", _named(metrics.PEAK_MEMORY, 1e-6), _count),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from expanders.report.cells import Arm, Cell, Column, Table
 from expanders.report.comparisons import Comparison, Split
-from expanders.report.measures import COSTS, GRAPHS, Measure
+from expanders.report.measures import COSTS, FLOPS_SHARE, GRAPHS, LIVE_SHARE, Measure
 from expanders.report.places import text
 from expanders.report.run_records import RunRecord
 from expanders.report.statistics import describe, paired
@@ -52,10 +52,11 @@ def accuracies(table: Table, places: Places) -> TextTable:
     rows: list[list[Entry]] = []
     for arm in table.arms:
         once = arm.is_twin and table.axis == "degree"  # one dense network for all degrees
-        entries = [
-            replace(_accuracy(table, arm, column), link=_link(places, arm, column))
-            for column in (table.columns[:1] if once else table.columns)
-        ]
+        entries = []
+        for column in table.columns[:1] if once else table.columns:
+            accuracy = _accuracy(table, arm, column)
+            lines = (*accuracy.lines, *_shares(table.cell(arm, column)))
+            entries.append(replace(accuracy, lines=lines, link=_link(places, arm, column)))
         if once:
             entries = [replace(entries[0], span=len(table.columns))]
         new_kind = arm.kind if not rows or table.arms[len(rows) - 1].kind != arm.kind else ""
@@ -63,32 +64,32 @@ def accuracies(table: Table, places: Places) -> TextTable:
     return TextTable(["", "wiring", *(column.label for column in table.columns)], rows)
 
 
-def side_by_side(table: Table) -> TextTable:
-    """Every arm of every column: what it needed, its accuracy, what it cost."""
+def side_by_side(table: Table, places: Places) -> TextTable:
+    """Every arm of every column: what it looked at, its accuracy, what it costs."""
     reference = table.arms[0]
     measures = _present(table, COSTS)
-    header = ["", "wiring", "needs", "accuracy, %", f"− {reference.label}, 95 % interval"]
-    return _by_cell(
-        table,
-        [*header, *(measure.heading for measure in measures)],
-        lambda arm, column, cell: [
-            _text(", ".join(arm.needs) or _NONE),
-            _accuracy_only(cell),
-            _minus_reference(table, arm, reference, column),
-            *_means(measures, cell),
-        ],
-    )
+    header = ["", "wiring", "looks at", "accuracy, %", f"− {reference.label}, 95 % interval"]
+
+    def entries(arm: Arm, column: Column, cell: Cell) -> list[Entry]:
+        accuracy = replace(_accuracy(table, arm, column), link=_link(places, arm, column))
+        if not cell.finished:
+            return [_text(""), replace(accuracy, span=2 + len(measures))]
+        difference = _minus_reference(table, arm, reference, column)
+        needs = _text(", ".join(arm.needs) or _NONE)
+        return [needs, accuracy, difference, *_means(measures, cell)]
+
+    return _by_cell(table, [*header, *(measure.heading for measure in measures)], entries)
 
 
 def graph_measures(table: Table) -> TextTable | None:
     """Every arm of every column: how its graphs expand; None where no run says."""
     measures = _present(table, GRAPHS)
+
+    def entries(arm: Arm, column: Column, cell: Cell) -> list[Entry]:
+        return [_accuracy_only(cell), *_means(measures, cell)] if cell.finished else []
+
     header = ["", "wiring", "accuracy, %", *(measure.heading for measure in measures)]
-    if not measures:
-        return None
-    return _by_cell(
-        table, header, lambda arm, column, cell: [_accuracy_only(cell), *_means(measures, cell)]
-    )
+    return _by_cell(table, header, entries) if measures else None
 
 
 def comparisons(found: Sequence[Comparison]) -> TextTable:
@@ -221,19 +222,20 @@ def _by_cell(
     header: Sequence[str],
     entries: Callable[[Arm, Column, Cell], Sequence[Entry]],
 ) -> TextTable:
-    """A row for each cell with finished runs, grouped by column."""
+    """A row for each cell that has runs and entries, by column, or by kind if there is one."""
     rows = []
-    shown: set[str] = set()
+    before = ""
     for column in table.columns:
         for arm in table.arms:
             cell = table.cell(arm, column)
-            twice = arm.is_twin and table.axis == "degree" and column != table.columns[-1]
-            if not cell.finished or twice:
+            once = arm.is_twin and table.axis == "degree"
+            own = entries(arm, column, cell) if cell.runs else []
+            if not own or (once and column != table.columns[-1]):
                 continue
-            label = column.label if not (arm.is_twin and table.axis == "degree") else "any degree"
-            rows.append([_name("" if label in shown else label), _name(arm.label)])
-            rows[-1] += entries(arm, column, cell)
-            shown.add(label)
+            label = "any degree" if once else column.label
+            label = arm.kind if len(table.columns) == 1 else label
+            rows.append([_text("" if label == before else label), _name(arm.label), *own])
+            before = label
     return TextTable(header, rows)
 
 
@@ -266,6 +268,13 @@ def _accuracy(table: Table, arm: Arm, column: Column) -> Entry:
     if cell.tuned:
         lines.append(text((key.rpartition(".")[2], value) for key, value in cell.tuned))
     return Entry(tuple(lines), best=arm in highest(table, column))
+
+
+def _shares(cell: Cell) -> list[str]:
+    """What a cell costs, in percent of its dense twin: `0.87 % of parameters, 1.6 % of FLOPs`."""
+    shares = {"parameters": LIVE_SHARE.mean(cell), "FLOPs": FLOPS_SHARE.mean(cell)}
+    known = [f"{share:.3g} % of {name}" for name, share in shares.items() if share is not None]
+    return [", ".join(known)] if known and cell.finished else []
 
 
 def _without_number(cell: Cell) -> Entry:

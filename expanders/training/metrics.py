@@ -27,6 +27,7 @@ DENSE_PARAMETERS = "params/dense"  # of its dense twin
 LIVE_FLOPS = "flops/live"  # per image, forward, two for a multiply-add
 DENSE_FLOPS = "flops/dense"
 PEAK_MEMORY = "peak_memory_bytes"  # of the process
+WIRING_SECONDS = "wiring_seconds"  # to choose the edges of all layers
 
 
 def of(part: Part, metric: str) -> str:

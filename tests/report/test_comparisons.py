@@ -53,7 +53,7 @@ def test_declared_contrasts_have_a_table_of_their_own(three, tmp_path):
     planned = text.split("### Contrasts declared in advance")[1].split("###")[0]
     assert "rreg − xnet" in planned
     assert "rreg − random" not in planned
-    assert "Written by \\`python -m expanders.report" in text
+    assert "Written by “python -m expanders.report" in text
     assert "--contrast rreg:xnet" in text
 
 
@@ -122,7 +122,7 @@ def test_kinds_come_from_what_a_wiring_looks_at(tmp_path):
         ("thin", "dense and thin", ()),
         ("dense twin", "dense and thin", ()),
     ]
-    shown = tables.side_by_side(table)
+    shown = tables.side_by_side(table, {})
     assert [row[2].lines[0] for row in shown.rows][1:3] == ["weights", "weights, 100 images"]
 
 
@@ -184,8 +184,8 @@ def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
     table = only(tmp_path, ["optimizer.lr"])
     shown = tables.accuracies(table, {}).rows
     assert [row[2].lines for row in shown[:2]] == [
-        ("70.00 ± 0.00", "n = 3", "lr=0.1"),
-        ("70.00 ± 0.00", "n = 3", "lr=0.05"),
+        ("70.00 ± 0.00", "n = 3", "lr=0.1", "0.867 % of parameters"),
+        ("70.00 ± 0.00", "n = 3", "lr=0.05", "0.867 % of parameters"),
     ]
     links = {str(r.folder): ("run", "run/") for r in read_records(tmp_path)[0]}
     states = [row[3].lines[0] for row in tables.runs(table, {}, links).rows]

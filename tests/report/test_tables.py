@@ -49,7 +49,7 @@ def test_the_papers_layout(grid):
     shown = tables.accuracies(table, {(table.arms[0], table.columns[0]): "runs-1-1"})
     assert [row[0].lines[0] for row in shown.rows] == ["graph models", "", "", "dense and thin"]
     rreg = shown.rows[0][2]
-    assert rreg.lines[1:] == ("n = 3",)
+    assert rreg.lines[1:] == ("n = 3", "1 % of parameters")
     assert rreg.link == "#runs-1-1"
     assert rreg.best
     assert not shown.rows[1][2].best
@@ -234,7 +234,7 @@ def test_html_and_markdown_keep_what_would_be_their_own_characters(grid):
     assert "## a \\<b\\> \\| c" in markdown
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     assert lines[0] == "|  | wiring | degree 3 | degree 15 |"
-    assert lines[2].startswith("| graph models | rreg | **92.00 ± 2.00**<br>n = 3 |")
+    assert lines[2].startswith("| graph models | rreg | **92.00 ± 2.00**<br>n = 3<br>1 %")
     assert r"out of \| memory \<b\>" in lines[4]
     assert lines[5].count(" |") == lines[0].count(" |")
 
