@@ -112,9 +112,9 @@ def by_measure(table: Table, style: dict[str, Style], measure: Measure) -> Figur
             look = style[arm.label] | {"linestyle": "None", "alpha": 0.85}
             look |= {"fillstyle": "none"} if hollow else {}
             axes.plot(x, y, **look, label=arm.label)
-        for arms in dials(table):
-            if set(arms) <= set(shown):
-                _line(axes, along(table, column, arms, measure))
+        for dial in dials(table):
+            if set(dial.arms) <= set(shown):
+                _line(axes, along(table, column, dial.arms, measure))
         if measure is AGAINST["bound"]:
             axes.axvline(1, color="black", linestyle=":", linewidth=1)
         if measure is AGAINST["effective"]:

@@ -1,13 +1,15 @@
 """What the runs of a table allow to say: differences, slopes, shares of variance."""
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from expanders.errors import SettingError
 from expanders.report.cells import Arm, Column, Table
 from expanders.report.measures import AGAINST, Measure
+from expanders.report.places import Settings, labels
 from expanders.report.statistics import (
     Components,
     Difference,
@@ -29,6 +31,7 @@ class Comparison:
     """A difference between two arms of a column, or a slope along the arms of a dial.
 
     Attributes:
+        name: `rreg − xnet`, or `rewired, along the normalised gap`.
         column: the place of the grid.
         arms: the two that are compared, or those of the dial.
         p: of its test; None where there is none.
@@ -38,6 +41,7 @@ class Comparison:
         slope, measure: of the accuracy along a measure.
     """
 
+    name: str
     column: Column
     arms: tuple[Arm, ...]
     p: float | None
@@ -55,13 +59,6 @@ class Comparison:
         if (self.p if self.adjusted_p is None else self.adjusted_p) <= LEVEL:
             return "holds"
         return "hint" if self.p <= LEVEL else "open"
-
-    @property
-    def name(self) -> str:
-        """`rreg − xnet`, or `rewired, along the normalised gap`."""
-        if self.measure is not None:
-            return f"{self.arms[0].graph[0]}, along the {self.measure.heading}"
-        return " − ".join(arm.label for arm in self.arms)
 
     @property
     def says(self) -> str:
@@ -110,44 +107,60 @@ def compare(table: Table, contrasts: Collection[str] = ()) -> list[Comparison]:
     """
     found = []
     for column in table.columns:
-        known = {arm: table.cell(arm, column).accuracies for arm in table.arms}
-        shown = [arm for arm, accuracies in known.items() if accuracies]
-        for first, second in itertools.combinations(shown, 2):
-            turned = any(_names(contrast, second, first) for contrast in contrasts)
-            one, two = (second, first) if turned else (first, second)
-            planned = turned or any(_names(contrast, one, two) for contrast in contrasts)
-            difference = paired(known[one], known[two], CONFIDENCE)
-            found.append(
-                Comparison(column, (one, two), difference.p, planned, difference=difference)
-            )
-        for arms in dials(table):
-            for name, measure in AGAINST.items():
-                line = slope(along(table, column, arms, measure), CONFIDENCE)
-                if line is not None:
-                    planned = name == "gap" and arms[0].graph[0] in contrasts
-                    found.append(
-                        Comparison(column, arms, line.p, planned, slope=line, measure=measure)
-                    )
+        found += _differences(table, column, contrasts)
+        for dial, (key, measure) in itertools.product(dials(table), AGAINST.items()):
+            line = slope(along(table, column, dial.arms, measure), CONFIDENCE)
+            if line is not None:
+                name = f"{dial.label}, along the {measure.heading}"
+                planned = key == "gap" and any(dial.is_called(each) for each in contrasts)
+                place = (name, column, dial.arms, line.p, planned)
+                found.append(Comparison(*place, slope=line, measure=measure))
     explored = [each for each in found if each.p is not None and not each.planned]
     adjusted = iter(holm([each.p for each in explored if each.p is not None]))
     corrected = {id(each): next(adjusted) for each in explored}
     return [replace(each, adjusted_p=corrected.get(id(each))) for each in found]
 
 
-def dials(table: Table) -> list[tuple[Arm, ...]]:
-    """The sets of three or more arms that differ in one number of their graph model only."""
+def _differences(table: Table, column: Column, contrasts: Collection[str]) -> list[Comparison]:
+    """All pairs of arms with finished runs in a column, in the order that contrasts have."""
     found = []
-    families = itertools.groupby(table.sparse, key=lambda arm: (arm.kind, arm.graph[0]))
-    for (kind, _), family in families:
-        arms = tuple(family)
-        settings = [dict(arm.graph[1]) for arm in arms]
-        keys = {key for each in settings for key in each}
-        varied = [k for k in keys if len({each.get(k) for each in settings}) > 1]
-        if kind in ("graph models", "controls") and len(arms) > 2 and len(varied) == 1:
-            values = [each.get(varied[0]) for each in settings]
-            if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-                found.append(arms)
+    known = {arm: table.cell(arm, column).accuracies for arm in table.arms}
+    shown = [arm for arm, accuracies in known.items() if accuracies]
+    for pair in itertools.combinations(shown, 2):
+        turned = any(_names(contrast, pair[1], pair[0]) for contrast in contrasts)
+        first, second = reversed(pair) if turned else pair
+        planned = turned or any(_names(contrast, first, second) for contrast in contrasts)
+        difference = paired(known[first], known[second], CONFIDENCE)
+        name = f"{first.label} − {second.label}"
+        place = (name, column, (first, second), difference.p, planned)
+        found.append(Comparison(*place, difference=difference))
     return found
+
+
+class Dial(NamedTuple):
+    """Three or more arms that differ in one number of their graph model only."""
+
+    label: str
+    arms: tuple[Arm, ...]
+
+    def is_called(self, name: str) -> bool:
+        """Whether its label or its graph model's name is `name`."""
+        return name in (self.label, self.arms[0].graph[0])
+
+
+def dials(table: Table) -> list[Dial]:
+    """All dials of a table."""
+    found: dict[tuple[str, str, Settings], list[Arm]] = defaultdict(list)
+    for arm in table.sparse:
+        if arm.kind in ("graph models", "controls"):
+            name, settings = arm.graph
+            for key, value in settings:
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    others = tuple((k, v) for k, v in settings if k != key)
+                    found[name, key, others].append(arm)
+    turning = {key: arms for key, arms in found.items() if len(arms) > 2}
+    label_of = labels((name, others) for name, _, others in turning)
+    return [Dial(label_of[n, others], tuple(a)) for (n, _, others), a in turning.items()]
 
 
 def along(
@@ -175,17 +188,15 @@ def check_contrasts(tables: Sequence[Table], contrasts: Collection[str]) -> None
         SettingError: with the names that there are.
     """
     names = {name for t in tables for arm in t.arms for name in (arm.label, arm.graph[0])}
-    turning = {arms[0].graph[0] for table in tables for arms in dials(table)}
-    pairs: Callable[[str], bool] = lambda contrast: any(  # noqa: E731
-        _names(contrast, first, second)
-        for table in tables
-        for first, second in itertools.permutations(table.arms, 2)
-    )
+    pairs = [pair for table in tables for pair in itertools.permutations(table.arms, 2)]
+    turning = [dial for table in tables for dial in dials(table)]
     for contrast in contrasts:
-        if not (pairs(contrast) if ":" in contrast else contrast in turning):
+        is_pair = any(_names(contrast, first, second) for first, second in pairs)
+        if not is_pair and not any(dial.is_called(contrast) for dial in turning):
             there = f"the arms are {', '.join(sorted(names))}"
-            dial = f"the dials {', '.join(sorted(turning))}" if turning else "there is no dial"
-            raise SettingError("contrast", contrast, f"is in no table; {there}; {dial}")
+            called = ", ".join(sorted({dial.label for dial in turning})) or "none"
+            remedy = f"is in no table; {there}; the dials: {called}"
+            raise SettingError("contrast", contrast, remedy)
 
 
 def split(table: Table) -> list[Split]:

@@ -102,8 +102,12 @@ def test_a_dial_needs_three_arms_that_differ_in_one_number(tmp_path):
     for options in ({"p": 0.1}, {"p": 0.2}):
         write_run(tmp_path, "rewired", options=options)
     assert comparisons.dials(only(tmp_path)) == []
-    write_run(tmp_path, "rewired", options={"p": 0.3, "shuffle": True})
-    assert comparisons.dials(only(tmp_path)) == []
+    for p in (0.1, 0.2, 0.3):
+        write_run(tmp_path, "rewired", options={"p": p, "base": "circulant"})
+    (dial,) = comparisons.dials(only(tmp_path))
+    assert [arm.label for arm in dial.arms] == [
+        f"rewired base=circulant, p={p}" for p in (0.1, 0.2, 0.3)
+    ]
 
 
 def test_kinds_come_from_what_a_wiring_looks_at(tmp_path):
