@@ -5,7 +5,6 @@ import sys
 import types
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -14,9 +13,11 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch import nn
 
 import expanders
 import launch
+from expanders import sparsify
 from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.runs import settings
@@ -64,9 +65,14 @@ def test_models_build_and_their_skipped_layers_exist(option):
 
 @pytest.mark.parametrize("option", options("graph"))
 def test_graphs_connect(option):
-    edges = built(checked(f"graph={option}").graph)(16, 32, 96, np.random.default_rng(0))
-    assert edges.shape[0] == 2
-    assert len(np.unique(edges, axis=1).T) == edges.shape[1] > 0
+    graph = built(checked(f"graph={option}").graph)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3), nn.Flatten(), nn.Linear(512, 2)
+    )
+    images = torch.randn(200, 3, 8, 8), torch.arange(200) % 2
+    layers = sparsify(model, graph, 3, skip=["3"], images=images).layers
+    assert [layer.kept for layer in layers] == ["", "", "skipped"]
+    assert all(0 < layer.edges <= layer.shape[0] * layer.shape[1] for layer in layers)
 
 
 @pytest.mark.parametrize("option", options("degree"))

@@ -7,7 +7,7 @@ for pixels, labels in batches(train.to(device), batch_size, order):
     inputs = transform.train(pixels, transform.draw(len(pixels), 32, 32, generator))
 """
 
-from expanders.data.images import Images, Source, batches, split
+from expanders.data.images import Images, Source, batches, sample, split
 from expanders.data.sources import cifar10, cifar100, digits, image_folder, svhn, tinyimagenet
 from expanders.data.transform import Transform
 
@@ -20,6 +20,7 @@ __all__ = [
     "cifar100",
     "digits",
     "image_folder",
+    "sample",
     "split",
     "svhn",
     "tinyimagenet",

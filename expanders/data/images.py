@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from expanders.data.stored import StoredPixels, read_ahead
@@ -85,13 +86,31 @@ def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tupl
     by_remainder = np.argsort(val_counts - quotas, kind="stable")
     val_counts[by_remainder[: num_val - val_counts.sum()]] += 1
 
-    shuffled = rng.permutation(len(images))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    rank_in_class = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
+    by_class, rank_in_class = _shuffled_by_class(labels, rng)
     is_val = np.zeros(len(images), dtype=bool)
     is_val[by_class] = rank_in_class < np.repeat(val_counts, counts)
     train, val = (torch.from_numpy(np.flatnonzero(part)) for part in (~is_val, is_val))
     return images[train.to(images.labels.device)], images[val.to(images.labels.device)]
+
+
+def sample(images: Images, count: int, rng: np.random.Generator) -> Images:
+    """`count` of `images` at random, of every class as many as of the others, where it has them.
+
+    Classes take turns, so that every stretch of the result is as balanced as the whole.
+    """
+    by_class, rank_in_class = _shuffled_by_class(images.labels.cpu().numpy(), rng)
+    chosen = by_class[np.argsort(rank_in_class, kind="stable")][:count]
+    return images[torch.from_numpy(chosen).to(images.labels.device)]
+
+
+def _shuffled_by_class(
+    labels: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The numbers of all images, class by class, shuffled; and each one's place in its class."""
+    counts = np.bincount(labels)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    return by_class, np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def batches(

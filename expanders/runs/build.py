@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do with
     from expanders.runs.checkpoint import Blueprint
     from expanders.runs.run import Run
     from expanders.training.processes import Team
+    from expanders.wiring.draw import LabelledImages
     from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
@@ -148,13 +150,30 @@ def prepare(
 
     source = instantiate(config.dataset["source"])
     transform = instantiate(config.dataset["transform"])
-    blueprint, model, report = network(config, source.num_classes, instantiate)
+    data_seed = config.stream_seed("data")
+
+    @cache
+    def parts() -> tuple[data.Images, data.Images, data.Images]:
+        """Training, validation and test images; read when first needed."""
+        images, test = source.load()
+        fraction = config.dataset["val_fraction"]
+        return *data.split(images, fraction, stream(data_seed, "split")), test
+
+    def sample(count: int) -> "LabelledImages":
+        """Training images for a wiring method, prepared as for evaluation."""
+        train = parts()[0]
+        if count > len(train):
+            remedy = f"there are {len(train)} training images; choose fewer"
+            raise SettingError("graph.images", count, remedy)
+        chosen = data.sample(train, max(count, 1), stream(data_seed, "wiring")).to(device)
+        pixels, labels = next(data.batches(chosen, len(chosen)))
+        return transform.eval(pixels), labels
+
+    blueprint, model, report = network(config, source.num_classes, team, instantiate, sample)
     optimizer, schedule = optimization(config, model, instantiate)
-    images, test = source.load()
+    train, val, test = parts()
     report = with_connectivity(report, model, transform, next(data.batches(test, 1))[0])
     model.to(device)
-    data_seed = config.stream_seed("data")
-    train, val = data.split(images, config.dataset["val_fraction"], stream(data_seed, "split"))
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
@@ -180,14 +199,22 @@ def prepare(
 
 
 def network(
-    config: Config, num_classes: int, instantiate: Instantiate
+    config: Config,
+    num_classes: int,
+    team: "Team",
+    instantiate: Instantiate,
+    sample: Callable[[int], "LabelledImages"],
 ) -> tuple["Blueprint", "nn.Module", "Report"]:
-    """The network, initialized and wired; how its dense twin is built; the report of its layers."""
+    """The network, initialized and wired; how its dense twin is built; the report of its layers.
+
+    `sample` returns training images; it is called only for a wiring method that may look at some.
+    """
     from torch import nn
 
     from expanders.runs import checkpoint
+    from expanders.wiring.draw import Method, draw
     from expanders.wiring.initialization import initialize
-    from expanders.wiring.wire import sparsify
+    from expanders.wiring.wire import wire
 
     node, skip = without(config.model, "skip")
     node["num_classes"] = num_classes
@@ -196,13 +223,14 @@ def network(
         raise SettingError("model._target_", node["_target_"], "must return a torch.nn.Module")
     blueprint = checkpoint.Blueprint(node.pop("_target_"), node)
     initialize(model, config.stream_seed("init"))
-    graph, measures = without(config.graph, "measures")
-    report = sparsify(
+    graph_node, measures = without(config.graph, "measures")
+    graph, degree = instantiate(graph_node), instantiate(config.degree)
+    images = sample(graph.images) if isinstance(graph, Method) else None
+    seed = config.stream_seed("graph")
+    wiring = team.from_writer(lambda: draw(model, graph, degree, seed, skip=skip, images=images))
+    report = wire(
         model,
-        instantiate(graph),
-        instantiate(config.degree),
-        config.stream_seed("graph"),
-        skip=skip,
+        wiring,
         **config.init,
         measures=measures,
         execution=config.execution,

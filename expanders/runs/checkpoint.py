@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from expanders import models
 from expanders.errors import SettingError
 from expanders.files import write_atomically
+from expanders.wiring.draw import Wiring
 from expanders.wiring.layers import SparseLayer
 from expanders.wiring.wire import swap
 
@@ -92,7 +93,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         model = Blueprint(target, content["model"]["arguments"]).build()
     state = content["state"]
     try:
-        swap(model, {name: state[f"{name}.edges"] for name in content["layers"]})
+        edges = {name: state[f"{name}.edges"] for name in content["layers"]}
+        swap(model, Wiring(edges, "checkpoint"))
     except (AttributeError, KeyError, SettingError) as error:
         raise SettingError("checkpoint", path, f"does not fit the model: {error}") from None
     load_state(model, state, path)

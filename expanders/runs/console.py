@@ -33,7 +33,7 @@ def layer_table(report: Report, model: nn.Module) -> str:
     for layer in report.layers:
         module = modules[layer.name]
         path = module.path() if isinstance(module, SparseLayer) else "dense"
-        table.add_row(*_layer_row(layer), path, layer.note)
+        table.add_row(*_layer_row(layer), path, _remark(layer))
     density = f"{report.live / report.dense:.4f}"
     total = ("network", "", "", f"{report.edges:,}", f"{report.live:,}", f"{report.dense:,}")
     table.add_row(*total, density, style="bold")
@@ -110,6 +110,13 @@ def _layer_row(layer: LayerReport) -> tuple[str, ...]:
         _number(layer.measures.get("normalised_gap")),
         _number(layer.measures.get("ramanujan_ratio")),
     )
+
+
+def _remark(layer: LayerReport) -> str:
+    """What is not to be seen from a layer's numbers."""
+    if layer.kept:
+        return f"kept: {layer.kept}"
+    return "complete graph" if layer.density == 1 and layer.graph != "dense" else ""
 
 
 def _network_line(report: Report) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -227,7 +228,8 @@ def check_arguments(
         parameters = inspect.signature(target).parameters
     except ValueError:  # some functions written in C have none
         return
-    constructor = inspect.getattr_static(target, "__init__") if isinstance(target, type) else target
+    own = target.func if isinstance(target, partial) else target
+    constructor = inspect.getattr_static(own, "__init__") if isinstance(own, type) else own
     hints = get_type_hints(constructor)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in arguments.items():

@@ -7,13 +7,16 @@ masks are drawn by each process).
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,14 @@ class Team:
         """Wait until every process is here."""
         if self.size > 1:
             dist.barrier()
+
+    def from_writer(self, make: Callable[[], T]) -> T:
+        """What the writer makes, for all: equal even where machines would compute differently."""
+        if self.size == 1:
+            return make()
+        made = [make() if self.is_writer else None]
+        dist.broadcast_object_list(made, src=0)
+        return cast(T, made[0])
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """`model`, with gradients that are averaged over the processes and global batch norms."""

@@ -1,4 +1,4 @@
-"""What became of a network's layers when it was made sparse."""
+"""The layers of a wired network: their edges, sizes and graphs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,18 +9,18 @@ from expanders.graphs import spectra
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What became of one convolution or linear layer.
+    """One convolution or linear layer.
 
     Attributes:
         name: the layer's name in the model.
         shape: of the dense weight, (num_right, num_left, *kernel_size).
-        graph: name of the graph model; `dense` where the layer was kept.
+        graph: name of the graph model or method; `dense` for a dense layer.
         edges: kernels that exist.
         live, dense: parameters now and in the dense twin, biases included.
         density: edges / (num_left * num_right).
         dead_outputs: output channels without an edge.
         unused_inputs: input channels without an edge.
-        note: why the layer was kept, or that its budget was clipped to the complete graph.
+        kept: why the layer was not left to the graph; empty if it was.
         measures: of the graph, see `expanders.graphs.spectra`.
     """
 
@@ -33,7 +33,7 @@ class LayerReport:
     density: float
     dead_outputs: int = 0
     unused_inputs: int = 0
-    note: str = ""
+    kept: str = ""
     measures: Mapping[str, float | int | None] = field(default_factory=dict)
 
 
@@ -46,25 +46,31 @@ class Report:
         live, dense: parameters of the whole network now and in its dense twin.
         network: measures of the network as a whole, see `expanders.wiring.connectivity`; empty
             until added.
+        streams: the seed streams that the edges depend on.
+        facts: numbers that a wiring method tells about its choice.
     """
 
     layers: tuple[LayerReport, ...]
     live: int
     dense: int
     network: Mapping[str, float | int | None] = field(default_factory=dict)
+    streams: tuple[str, ...] = ()
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def edges(self) -> int:
-        """Kernels of all layers that the skip rule left to the graph model."""
-        return sum(layer.edges for layer in self.layers if not layer.note.startswith("kept"))
+        """Kernels of all layers that were left to the graph."""
+        return sum(layer.edges for layer in self.layers if not layer.kept)
 
     def summary(self) -> dict[str, float | int | None]:
         """The graphs in a few numbers.
 
-        Edges; `spectra.summary` of the layers that are neither kept nor complete; `network`.
+        Edges; `facts`; `spectra.summary` of the layers that have a graph, but not the complete one;
+        `network`.
         """
-        graphs_of_layers = [dict(layer.measures) for layer in self.layers if not layer.note]
-        return {"edges": self.edges, **spectra.summary(graphs_of_layers), **self.network}
+        incomplete = [layer for layer in self.layers if not layer.kept and layer.density < 1]
+        measured = spectra.summary(dict(layer.measures) for layer in incomplete)
+        return {"edges": self.edges, **self.facts, **measured, **self.network}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain containers, for JSON."""

@@ -303,13 +303,13 @@ def layers_deep(root):
 
 @odd(drawn=True)
 def layers_beyond_float(root):
-    layer = {"name": SURROGATE, "edges": HUGE, "note": ""}
+    layer = {"name": SURROGATE, "edges": HUGE, "kept": ""}
     replaced(root, "graph.json", json.dumps({"layers": [layer]}))
 
 
 @odd(drawn=True)
 def layers_without_edges(root):
-    layers = [{"name": str(n), "edges": n, "note": ""} for n in (0, -5)]
+    layers = [{"name": str(n), "edges": n, "kept": ""} for n in (0, -5)]
     replaced(root, "graph.json", json.dumps({"layers": layers}))
 
 

@@ -9,7 +9,9 @@ from torch import nn
 
 from expanders import degrees, graphs, models, sparsify
 from expanders.errors import SettingError
+from expanders.wiring.draw import draw
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.wire import wire
 
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
@@ -26,8 +28,8 @@ def test_default_job_has_the_asked_edges_everywhere():
         assert layer.num_edges == min(3 * max(layer.num_left, layer.num_right), pairs)
     assert report.live == sum(p.numel() for p in model.parameters()) == 129_674
     assert report.edges == sum(layer.num_edges for layer in layers.values())
-    notes = {layer.name: layer.note for layer in report.layers if layer.note}
-    assert notes == {"features.0": "complete graph", "classifier.3": "kept: skipped"}
+    kept = {layer.name: layer.kept for layer in report.layers if layer.kept}
+    assert kept == {"classifier.3": "skipped"}
 
 
 def test_keeps_the_values_on_the_edges():
@@ -113,12 +115,12 @@ def test_keeps_what_it_would_break():
 
     model = Tied()
     report = sparsify(model, skip=())
-    notes = {layer.name: layer.note for layer in report.layers}
-    assert notes == {
-        "first": "kept: shared weight",
-        "second": "kept: shared weight",
-        "grouped": "kept: grouped convolution",
-        "attention.out_proj": "kept: NonDynamicallyQuantizableLinear",
+    kept = {layer.name: layer.kept for layer in report.layers}
+    assert kept == {
+        "first": "shared weight",
+        "second": "shared weight",
+        "grouped": "grouped convolution",
+        "attention.out_proj": "NonDynamicallyQuantizableLinear",
         "free": "",
     }
     assert model.first.weight is model.second.weight
@@ -164,3 +166,32 @@ def test_errors_of_a_graph_name_the_layer():
 
     with pytest.raises(SettingError, match=r"num_edges=192: layer features.0: too many"):
         sparsify(models.vgg16bn(), failing)
+
+
+def unsorted_at_the_end(num_left, num_right, num_edges, rng):
+    return np.array([[1, 0], [0, 0]]) if num_left == 512 else graphs.rreg(64, 64, 64, rng)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measures": "all"}, "graph.measures=all: must be default or full"),
+        ({"execution": "fast"}, "execution=fast: must be auto or dense or sparse"),
+        ({"graph": unsorted_at_the_end}, "unsorted_at_the_end, layer 1: graph of 512x64 channels"),
+    ],
+)
+def test_an_error_at_any_point_leaves_the_model_alone(options, message):
+    model = nn.Sequential(nn.Conv2d(64, 64, 1), nn.Linear(512, 64))
+    before = dict(model.named_modules())
+    with pytest.raises(SettingError, match=message):
+        sparsify(model, skip=(), **options)
+    assert dict(model.named_modules()) == before
+
+
+def test_a_wiring_drawn_from_one_model_fits_another():
+    wiring = draw(models.vgg16bn(), degree=3, seed=5)
+    first, second = models.vgg16bn(), models.vgg16bn()
+    wire(first, wiring)
+    sparsify(second, degree=3, seed=5)
+    for name, layer in sparse_layers(second).items():
+        assert torch.equal(first.get_submodule(name).edges, layer.edges)

@@ -1,0 +1,155 @@
+"""Wirings from scores: what they keep, what they leave alone, and what they cost."""
+
+import copy
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from expanders import degrees, models, sparsify
+from expanders.errors import SettingError
+from expanders.wiring import scored, scores
+from expanders.wiring.draw import draw
+from expanders.wiring.initialization import initialize
+from expanders.wiring.layers import SparseLayer
+
+METHODS = {
+    "magnitude": scored.magnitude(),
+    "snip": scored.snip(images=20),
+}
+
+
+def images(count=20, size=32, num_classes=10):
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(count, 3, size, size, generator=generator)
+    return inputs, torch.arange(count) % num_classes
+
+
+def small():
+    """Kernels of three sizes, batch norm, a grouped layer; 6 classes."""
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU()),
+        *(nn.Conv2d(12, 12, 3, groups=12), nn.ReLU(), nn.Conv2d(12, 8, 5), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6)),
+    )
+    initialize(model, 3)
+    return model
+
+
+def weights_of(model):
+    return sum(m.weight.numel() for m in model.modules() if isinstance(m, SparseLayer))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_drawing_leaves_everything_as_it_was(method):
+    model = models.resnet32().train()
+    model.conv1.weight.grad = torch.ones_like(model.conv1.weight)
+    before = copy.deepcopy(model.state_dict())
+    state = torch.random.get_rng_state()
+    first = draw(model, METHODS[method], 3, images=images())
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["conv1.weight"]
+    assert all(module.training for module in model.modules())
+    torch.rand(3)
+    again = draw(model, METHODS[method], 3, images=images())
+    for name, edges in first.edges.items():
+        assert (edges == again.edges[name]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("build", [models.vgg16bn, models.resnet32])
+def test_a_scope_says_who_shares_the_budget(method, build):
+    model = build()
+    initialize(model, 0)
+    by_layer = copy.deepcopy(model)
+    policy = partial(degrees.constant, value=3)
+    whole = sparsify(model, METHODS[method], policy, images=images())
+    layered = replace(METHODS[method], scope="layer")
+    single = sparsify(by_layer, layered, policy, images=images())
+    equal = sparsify(build(), degree=3)
+    assert [layer.edges for layer in single.layers] == [layer.edges for layer in equal.layers]
+    assert [layer.edges for layer in whole.layers] != [layer.edges for layer in equal.layers]
+    budget = weights_of(by_layer)
+    assert budget - 9 < weights_of(model) <= budget
+
+
+def test_magnitude_keeps_the_largest_kernels_of_a_layer():
+    model = small()
+    norms = model[8].weight.detach().flatten(2).norm(dim=2)
+    sparsify(model, scored.magnitude(scope="layer"), 2)
+    mask = model[8].mask()
+    assert mask.sum() == 2 * 12
+    assert norms[mask].min() > norms[~mask].max()
+
+
+def test_snip_is_the_derivative_of_the_loss_by_the_mask():
+    model = small().double()
+    x, labels = images(12, 16, 6)
+    x = x.double()
+    shapes = {"0": (8, 3, 1, 1), "3": (12, 8, 1, 1), "8": (8, 12, 1, 1)}
+    masks = {n: torch.ones(s, dtype=torch.float64, requires_grad=True) for n, s in shapes.items()}
+    halves = [(x[:6], labels[:6], 0.5), (x[6:], labels[6:], 0.5)]
+    found = scores.snip(model, masks, halves)
+
+    @torch.no_grad()
+    def loss(name, edge, factor):
+        changed = copy.deepcopy(model)
+        changed.eval()
+        changed[1].train(), changed[4].train()
+        changed.get_submodule(name).weight[edge] *= factor
+        parts = [nn.functional.cross_entropy(changed(a), b) for a, b, _ in halves]
+        return sum(parts) / 2
+
+    for name, values in found.items():
+        for edge in ((0, 0), (3, 2), (7, 1)):
+            slope = (loss(name, edge, 1 + 1e-5) - loss(name, edge, 1 - 1e-5)) / 2e-5
+            assert values[edge].item() == pytest.approx(abs(slope.item()), rel=1e-5, abs=1e-9)
+
+
+def test_what_a_method_depends_on():
+    assert draw(small(), degree=2).streams == ("graph",)
+    assert draw(small(), METHODS["magnitude"], 2).streams == ("init",)
+    assert draw(small(), METHODS["snip"], 2, images=images(20, 16, 6)).streams == ("init", "data")
+
+
+def test_more_images_than_asked_for_are_not_looked_at():
+    model = small()
+    x, labels = images(40, 16, 6)
+    first = draw(model, METHODS["snip"], 2, images=(x[:20], labels[:20]))
+    x[20:] = torch.nan
+    second = draw(model, METHODS["snip"], 2, images=(x, labels))
+    assert all((first.edges[name] == second.edges[name]).all() for name in first.edges)
+
+
+def test_what_cannot_work_is_one_line():
+    with pytest.raises(SettingError, match="graph.images=20: snip looks at as many .* given 0"):
+        sparsify(small(), METHODS["snip"], 2)
+    with pytest.raises(SettingError, match="graph.images=20: snip looks at as many .* given 19"):
+        sparsify(small(), METHODS["snip"], 2, images=images(19, 16, 6))
+    with pytest.raises(SettingError, match="graph.scope=world: must be network or layer"):
+        scored.snip(scope="world")
+    with pytest.raises(SettingError, match="graph.images=1: must be 2 or more"):
+        scored.snip(images=1)
+    x, labels = images(20, 16, 6)
+    with pytest.raises(SettingError, match="graph=snip: scores of layer 0 are infinite or not"):
+        sparsify(small(), METHODS["snip"], 2, images=(x * torch.inf, labels))
+    model = small()
+    nn.init.zeros_(model[12].weight)
+    with pytest.raises(SettingError, match="graph=snip: all scores are zero"):
+        sparsify(model, METHODS["snip"], 2, images=(x, labels))
+    assert not any(isinstance(module, SparseLayer) for module in model.modules())
+
+
+def test_a_network_with_grouped_layers_keeps_its_budget():
+    model = torchvision.models.mobilenet_v2(num_classes=10)
+    report = sparsify(model, METHODS["magnitude"], 3)
+    grouped = [layer for layer in report.layers if layer.kept == "grouped convolution"]
+    assert len(grouped) == 17
+    equal = torchvision.models.mobilenet_v2(num_classes=10)
+    sparsify(equal, degree=3)
+    assert weights_of(model) == weights_of(equal)  # all of them 1x1
