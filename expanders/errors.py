@@ -1,4 +1,4 @@
-"""The one exception that the package raises for input that cannot work."""
+"""The exceptions of the package; all have messages of one line."""
 
 from typing import Any, get_args
 
@@ -21,6 +21,10 @@ class SettingError(ValueError):
     def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
         # Exceptions are rebuilt from `args` by default, which here is the finished message.
         return type(self), (self.setting, self.value, self.remedy)
+
+
+class DamagedError(SettingError):
+    """A file whose content is proved to be wrong, which one that cannot be read just now is not."""
 
 
 class DivergedError(RuntimeError):

@@ -6,6 +6,8 @@ And so that of several processes that need the same file, one makes it.
 import contextlib
 import fcntl
 import glob
+import hashlib
+import io
 import json
 import os
 import re
@@ -14,7 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from expanders.errors import DamagedError
+
 Stamp = tuple[int, int]
+
+_SEAL = "digest"  # the key of a sealed file's digest
 
 
 def stamp(path: Path) -> Stamp | None:
@@ -24,6 +30,23 @@ def stamp(path: Path) -> Stamp | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+class _Output(io.BufferedWriter):
+    """A file to write to, which remembers the first error of the disk.
+
+    PyTorch reports a full disk as a RuntimeError of its own.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """As files do."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -36,16 +59,32 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("wb") as file:
-            write(file)
+        with _Output(io.FileIO(temporary, "wb")) as file:
+            try:
+                write(file)
+            except RuntimeError:
+                if file.error is None:
+                    raise
+                raise file.error from None
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as in a folder that was removed
+            temporary.unlink()
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # a full disk names no file
         raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` have left beside it.
+
+    Only one that keeps all others from writing it may call this.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if re.fullmatch("[0-9a-f]{8}", left.suffix[1:]):  # a name of `write_atomically`
+            left.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -65,9 +104,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
                 if name.exists() and os.path.samestat(os.fstat(lock.fileno()), name.stat()):
                     break
             stack.callback(name.unlink, missing_ok=True)
-            for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-                if re.fullmatch("[0-9a-f]{8}", left.suffix[1:]):  # a name of `write_atomically`
-                    left.unlink()
+            remove_leftovers(path)
         yield
 
 
@@ -84,3 +121,31 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one line of JSON per row, atomically."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def digest(content: object) -> str:
+    """A digest of plain containers, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` as JSON with a digest, by which `read_sealed` knows that nothing changed."""
+    write_json(path, {**content, _SEAL: digest(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """What `write_sealed` was given.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it cannot be read.
+        DamagedError: if it is not what was written.
+    """
+    content = path.read_bytes()
+    try:
+        sealed = json.loads(content)
+        if sealed.pop(_SEAL) == digest(sealed):
+            return dict(sealed)
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        pass
+    raise DamagedError("file", path, "is damaged, or was changed by hand")

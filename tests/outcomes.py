@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from expanders.files import read_sealed
 from tests.conftest import ROOT
 
 TIMES = {"seconds", "images_per_second", "first_step_seconds"}
@@ -28,7 +29,7 @@ def outcome(folder: Path) -> dict[str, str]:
         "optimizer": last["training"]["optimizer"],
         "schedule": last["training"]["schedule"],
         "metrics": [without_times(row) for row in metrics(folder)],
-        "summary": without_times(json.loads((folder / "summary.json").read_text())),
+        "summary": without_times(read_sealed(folder / "summary.json")),
         "graphs": json.loads((folder / "graph.json").read_text()),
     }
     return {name: _digest(content) for name, content in texts.items()}

@@ -44,7 +44,7 @@ def test_the_default_job_shortened(launch, tmp_path):
     files = {path.name for path in folder.iterdir()}
     assert files >= {
         "config.json", "metrics.jsonl", "summary.json", "graph.json", "best.pt", "last.pt",
-        "run.log", "wandb", ".hydra",
+        "run.log", "wandb",
     }  # fmt: skip
     assert not [name for name in files if name.endswith(".tmp")]
 

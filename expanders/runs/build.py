@@ -10,15 +10,16 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from expanders.errors import SettingError
-from expanders.files import write_json
 from expanders.runs import folders
 from expanders.runs.identity import Identity, identity_of, used_settings
+from expanders.runs.lock import LostLockError, locked
 from expanders.runs.settings import Config, Node, checked
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do without it
@@ -27,9 +28,10 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do with
     from torch.optim.lr_scheduler import LRScheduler
 
     from expanders.runs.checkpoint import Blueprint
+    from expanders.runs.resume import Saved
     from expanders.runs.run import Run
     from expanders.training.processes import Team
-    from expanders.wiring.draw import LabelledImages
+    from expanders.wiring.draw import LabelledImages, Wiring
     from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ def run(
     record = used | {"definition": identity.definition}
     if config.dry_run:
         log.info("%-9s  %s", folders.state(folder), folder)
-        folders.forget_if_unused(folder)
+        with suppress(OSError):  # it is not empty, and so not one that Hydra made just now
+            folder.rmdir()
         return {}
     from expanders.training import processes
     from expanders.training.device import choose_device
@@ -73,38 +76,49 @@ def run(
     turn = turn if rank is None else rank
     team = processes.join(choose_device(config.device, turn))
 
-    def ready() -> "Run":
-        return prepare(config, identity, record, folder, turn, team, instantiate)
+    def ready(check: Callable[[], None] = lambda: None) -> "Run":
+        return prepare(config, identity, record, folder, turn, team, instantiate, check)
 
     if team.is_writer:
         return _write(config, record, folder, team, ready)
     logging.disable(logging.WARNING)
-    team.wait()  # for the writer, who sees to the folder
-    if folders.state(folder) != folders.State.DONE:
+    if not team.from_writer(lambda: False):
         ready().follow()
     return {}
 
 
 def _write(
-    config: Config, record: Node, folder: Path, team: "Team", ready: Callable[[], "Run"]
+    config: Config,
+    record: Node,
+    folder: Path,
+    team: "Team",
+    ready: Callable[[Callable[[], None]], "Run"],
 ) -> Node:
     """The part of the process that writes into the folder, which no other may meanwhile."""
-    with folders.locked(folder) as requeued:
-        if config.restart and not requeued:
+    run = folders.run_digest(record)
+    if not config.restart and (done := folders.summary(folder, run)):
+        return _finished_before(folder, done, team)
+    with locked(folder) as lock, folders.logging_to(folder):
+        if config.restart and not lock.requeued:
             folders.clear(folder)
-        folders.check_unchanged(folder, record)
-        if folders.state(folder) == folders.State.DONE:
-            log.info("Finished before, in %s; restart=true trains again.", folder)
-            team.wait()
-            return folders.summary(folder)
+        if done := folders.summary(folder, run):
+            return _finished_before(folder, done, team)
+        folders.begin(folder, record)
         try:
-            (folder / "failure.json").unlink(missing_ok=True)
-            write_json(folder / "config.json", record)
-            team.wait()
-            return ready().execute()
+            team.from_writer(lambda: False)
+            return ready(lock.check).execute()
+        except LostLockError:  # the folder is another's now
+            raise
         except Exception as error:
             folders.mark_failed(folder, error)
             raise
+
+
+def _finished_before(folder: Path, done: Node, team: "Team") -> Node:
+    """Tell the user, and the other processes."""
+    log.info("Finished before, in %s; restart=true trains again.", folder)
+    team.from_writer(lambda: True)
+    return done
 
 
 def wait_to_be_killed(signum: int, frame: object) -> None:
@@ -126,12 +140,16 @@ def prepare(
     turn: int,
     team: "Team",
     instantiate: Instantiate,
+    check: Callable[[], None],
 ) -> "Run":
-    """Everything that one run needs. What is quick to check comes before what takes time."""
+    """Everything that one run needs. What is quick to check comes before what takes time.
+
+    `check` raises if the folder is not this process's any more.
+    """
     import torch
 
     from expanders import data
-    from expanders.runs import tracking
+    from expanders.runs import resume, tracking
     from expanders.runs.run import Run
     from expanders.seeds import stream
     from expanders.training import device as devices
@@ -148,6 +166,8 @@ def prepare(
     devices.set_arithmetic(how.precision, device)
     devices.keep_freed_memory()
 
+    run = folders.run_digest(record)
+    saved = resume.newest(folder, run, team)
     source = instantiate(config.dataset["source"])
     transform = instantiate(config.dataset["transform"])
     data_seed = config.stream_seed("data")
@@ -169,7 +189,9 @@ def prepare(
         pixels, labels = next(data.batches(chosen, len(chosen)))
         return transform.eval(pixels), labels
 
-    blueprint, model, report = network(config, source.num_classes, team, instantiate, sample)
+    blueprint, model, wiring, report = network(
+        config, source.num_classes, team, instantiate, sample, saved
+    )
     optimizer, schedule = optimization(config, model, instantiate)
     train, val, test = parts()
     report = with_connectivity(report, model, transform, next(data.batches(test, 1))[0])
@@ -189,11 +211,12 @@ def prepare(
     return Run(
         folder=folder,
         config=record,
-        blueprint=blueprint,
         report=report,
         trainer=trainer,
         test=test.to(device),
         wandb=wandb.named(identity.name, identity.cell, identity.words),
+        checkpoints=resume.Checkpoints(folder, blueprint, run, wiring, check),
+        saved=saved,
         checkpoint_minutes=config.checkpoint_minutes,
     )
 
@@ -204,10 +227,12 @@ def network(
     team: "Team",
     instantiate: Instantiate,
     sample: Callable[[int], "LabelledImages"],
-) -> tuple["Blueprint", "nn.Module", "Report"]:
-    """The network, initialized and wired; how its dense twin is built; the report of its layers.
+    saved: "Saved | None",
+) -> tuple["Blueprint", "nn.Module", "Wiring", "Report"]:
+    """The network, initialized and wired; how its dense twin is built; edges and their report.
 
     `sample` returns training images; it is called only for a wiring method that may look at some.
+    A run that continues has its edges from what it saved.
     """
     from torch import nn
 
@@ -225,9 +250,14 @@ def network(
     initialize(model, config.stream_seed("init"))
     graph_node, measures = without(config.graph, "measures")
     graph, degree = instantiate(graph_node), instantiate(config.degree)
-    images = sample(graph.images) if isinstance(graph, Method) else None
-    seed = config.stream_seed("graph")
-    wiring = team.from_writer(lambda: draw(model, graph, degree, seed, skip=skip, images=images))
+    if saved is None:
+        images = sample(graph.images) if isinstance(graph, Method) else None
+        seed = config.stream_seed("graph")
+        wiring = team.from_writer(
+            lambda: draw(model, graph, degree, seed, skip=skip, images=images)
+        )
+    else:
+        wiring = saved.wiring
     report = wire(
         model,
         wiring,
@@ -235,10 +265,10 @@ def network(
         measures=measures,
         execution=config.execution,
     )
-    if config.checkpoint is not None:
+    if config.checkpoint is not None and saved is None:
         weights = checkpoint.read(config.checkpoint)
         checkpoint.load_state(model, weights["state"], config.checkpoint)
-    return blueprint, model, report
+    return blueprint, model, wiring, report
 
 
 def optimization(

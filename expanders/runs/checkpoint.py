@@ -2,16 +2,19 @@
 
 A checkpoint is a dictionary that `torch.load(..., weights_only=True)` reads: no code in it runs.
 
-    format          version of this layout
+    format          version of this layout, 2; version 1 had no origin and no wiring
+    origin          {"run": digest of its definition, "epoch": 3, "steps": 0}; only of a run's
     model           {"target": "expanders.models.vgg16bn", "arguments": {"num_classes": 10}}
     layers          names of the sparse layers
+    wiring          how their edges were chosen, see `expanders.wiring.draw.Wiring`; of a run's
     state           the network's state_dict: live weights, edges, biases, norms
     training        optimizer, schedule and history; only in checkpoints to continue from
 """
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -20,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from expanders import models
-from expanders.errors import SettingError
+from expanders.errors import DamagedError, SettingError
 from expanders.files import write_atomically
 from expanders.wiring.draw import Wiring
 from expanders.wiring.layers import SparseLayer
 from expanders.wiring.wire import swap
 
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, _FORMAT)
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,29 @@ class Blueprint:
         return model
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a checkpoint of a run is of.
+
+    Attributes:
+        run: digest of the run's definition.
+        epoch: number of epochs done.
+        steps: done of the epoch after these.
+    """
+
+    run: str
+    epoch: int
+    steps: int = 0
+
+
 def save(
     path: str | Path,
     model: nn.Module,
     blueprint: Blueprint,
     training: Mapping[str, Any] | None = None,
+    *,
+    origin: Origin | None = None,
+    wiring: Wiring | None = None,
 ) -> None:
     """Write a checkpoint, atomically.
 
@@ -57,6 +79,8 @@ def save(
         model: the network, dense or sparse.
         blueprint: how to build its dense twin.
         training: what is needed besides to continue training.
+        origin: the run and the epoch, where there is a run.
+        wiring: how the edges were chosen; they themselves are the model's.
 
     Raises:
         OSError: if the file cannot be written; an older one at `path` then stays as it was.
@@ -67,6 +91,14 @@ def save(
         "layers": [name for name, m in model.named_modules() if isinstance(m, SparseLayer)],
         "state": model.state_dict(),
     }
+    if origin is not None:
+        content["origin"] = asdict(origin)
+    if wiring is not None:
+        facts = {name: value for name, value in vars(wiring).items() if name != "edges"}
+        content["wiring"] = {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in facts.items()
+        }
     if training is not None:
         content["training"] = dict(training)
     write_atomically(Path(path), lambda file: torch.save(content, file))
@@ -99,6 +131,17 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise SettingError("checkpoint", path, f"does not fit the model: {error}") from None
     load_state(model, state, path)
     return model.eval()
+
+
+def origin_of(content: Mapping[str, Any]) -> Origin | None:
+    """What a checkpoint says it is of; None where it says nothing."""
+    return Origin(**content["origin"]) if "origin" in content else None
+
+
+def wiring_of(content: Mapping[str, Any]) -> Wiring:
+    """The wiring of the network in a checkpoint of a run."""
+    edges = {name: content["state"][f"{name}.edges"] for name in content["layers"]}
+    return Wiring(edges, **content["wiring"])
 
 
 def _is_ours(target: str) -> bool:
@@ -137,18 +180,39 @@ def read(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU.
 
     Raises:
-        SettingError: if the file is missing or is no checkpoint of this package.
+        DamagedError: if it is not what was written, or no checkpoint of this package.
+        SettingError: if the file is missing, or cannot be read just now.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise SettingError("checkpoint", path, "no such file; give the path of a .pt file")
-    remedy = "is damaged, or not a checkpoint of expanders; give a best.pt or last.pt of a run"
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # the framework writes checksums, but does not read them
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a foreign file makes the readers raise
-        raise SettingError("checkpoint", path, remedy) from error
-    if damaged or not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise SettingError("checkpoint", path, remedy)
+        if not path.is_file():
+            raise SettingError("checkpoint", path, "no such file; give the path of a .pt file")
+        file = BytesIO(path.read_bytes())
+        content = _read(file)
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "not enough memory"
+        remedy = f"cannot be read ({reason}); nothing was changed, and the same command tries again"
+        raise SettingError("checkpoint", path, remedy) from None
+    if content is None:
+        remedy = "is damaged, or not a checkpoint of expanders; give a best.pt or last.pt of a run"
+        raise DamagedError("checkpoint", path, remedy)
     return content
+
+
+def _read(file: BytesIO) -> dict[str, Any] | None:
+    """The content of a checkpoint, or None if it is damaged or foreign."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            # The framework writes checksums, but does not read them.
+            is_whole = archive.testzip() is None
+        file.seek(0)
+        content = torch.load(file, map_location="cpu", weights_only=True) if is_whole else None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a foreign file makes the readers raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the process has no file left to open, or alike
+        if "memory" in str(error):  # the framework has no exception of its own for it
+            raise MemoryError from error
+        return None
+    return content if isinstance(content, dict) and content.get("format") in _FORMATS else None

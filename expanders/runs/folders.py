@@ -1,41 +1,52 @@
-"""The folder of a run: what state the run is in, who may write, and what must not change.
+"""The folder of a run: what state the run is in, what it came to, and what must not change.
 
 config.json     the settings that define the run
 graph.json      the report of every layer
 metrics.jsonl   one line per epoch
 best.pt         the network to use
 last.pt         the one to continue from; previous.pt: the one before it, new.pt: the next one
-damaged-*.pt    checkpoints that could not be read
+damaged-*.pt    checkpoints that are damaged
 summary.json    the outcome; a run that has one is done
 failure.json    why the last attempt failed
+run.log         what the run has printed, with times
 lock            held by the process that trains here; its content names that process
 wandb_id        the run's identity on W&B; wandb/ holds its local files
+
+config.json, summary.json and the checkpoints carry the digest of the run's definition, and are not
+believed in another run's folder. The first two also carry a digest of their content.
 """
 
-import fcntl
-import itertools
 import json
 import logging
-import os
-import shutil
-import socket
-import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from expanders.errors import SettingError
-from expanders.files import Stamp, stamp, write_json
+from expanders.errors import DamagedError, SettingError
+from expanders.files import (
+    Stamp,
+    digest,
+    read_sealed,
+    remove_leftovers,
+    stamp,
+    write_json,
+    write_sealed,
+)
+from expanders.runs.lock import is_locked
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")  # to continue from, the newest first
+BEST = "best.pt"
 
-_PATIENCE = 60  # seconds; Slurm gives a process 30 between SIGTERM and SIGKILL, if not configured
-_GLANCE = 1  # seconds; `state` has the lock for a moment
+_RESULTS = (  # of a run, in the order in which `clear` removes them
+    *("summary.json", "failure.json", *CHECKPOINTS, BEST),
+    *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
+)
+_LOG_FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 
 
 class State(StrEnum):
@@ -50,19 +61,39 @@ class State(StrEnum):
 
 def state(folder: Path) -> State:
     """Where the run in `folder` stands."""
-    if (folder / "summary.json").exists():
+    if summary(folder) is not None:
         return State.DONE
-    if _is_locked(folder):
+    if is_locked(folder):
         return State.RUNNING
     if (folder / "failure.json").exists():
         return State.FAILED
-    return State.CUT_OFF if _has_weights(folder) else State.NEW
+    return State.CUT_OFF if _has_results(folder) else State.NEW
 
 
-def summary(folder: Path) -> dict[str, Any]:
-    """The outcome of a run that is done."""
-    content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return content
+def run_digest(record: Mapping[str, Any]) -> str:
+    """What tells a run from all others: the digest of the definition in its settings."""
+    return digest(record["definition"])
+
+
+def summary(folder: Path, run: str | None = None) -> dict[str, Any] | None:
+    """The outcome of the run in `folder`, or None without one that can be believed.
+
+    `run` is the digest that it must be of; by default that in config.json, where that is whole.
+    """
+    try:
+        content = read_sealed(folder / "summary.json")
+    except (FileNotFoundError, NotADirectoryError, DamagedError):
+        return None
+    of = content.pop("run", None)
+    if run is None:
+        with suppress(FileNotFoundError, DamagedError):
+            run = run_digest(read_sealed(folder / "config.json"))
+    return content if run is None or of == run else None
+
+
+def write_summary(folder: Path, content: Mapping[str, Any], run: str) -> None:
+    """Write the outcome of a run, which is then done."""
+    write_sealed(folder / "summary.json", {**content, "run": run})
 
 
 def finish(folder: Path) -> Stamp | None:
@@ -71,50 +102,59 @@ def finish(folder: Path) -> Stamp | None:
 
 
 def failure(folder: Path) -> str | None:
-    """Why the last attempt failed, in one line, or None if it did not."""
-    path = folder / "failure.json"
-    return str(json.loads(path.read_text())["error"]) if path.exists() else None
+    """Why the last attempt failed, in one line, or None if it did not or nothing tells."""
+    try:
+        return str(json.loads((folder / "failure.json").read_bytes())["error"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
-def owner(folder: Path) -> str:
-    """The process that trains in `folder`, or did so last."""
-    return (folder / "lock").read_text().strip() or "another process"
+def mark_failed(folder: Path, error: BaseException) -> None:
+    """Write down why the run failed, with the traceback, if that can be written."""
+    trace = "".join(traceback.format_exception(error))
+    content = {"error": " ".join(str(error).split()), "traceback": trace}
+    try:
+        write_json(folder / "failure.json", content)
+    except OSError as unwritten:  # a full disk, a folder that was removed: not what to report
+        log.debug("failure.json was not written: %s", unwritten)
 
 
 def clear(folder: Path) -> None:
     """Remove a run's results from its folder, the summary first; logs stay."""
-    for name in (
-        *("summary.json", "failure.json", *CHECKPOINTS, "best.pt"),
-        *(f"damaged-{checkpoint}" for checkpoint in CHECKPOINTS),
-        *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
-    ):
-        (folder / name).unlink(missing_ok=True)
+    for path in (*(folder / name for name in _RESULTS), *folder.glob("damaged-*.pt")):
+        path.unlink(missing_ok=True)
 
 
-def forget_if_unused(folder: Path) -> None:
-    """Remove a folder that holds only what Hydra leaves in it before a run begins."""
-    with suppress(FileNotFoundError):  # another process of torchrun was faster
-        if {path.name for path in folder.iterdir()} <= {".hydra", "run.log"}:
-            shutil.rmtree(folder)
+def tidy(folder: Path) -> None:
+    """Remove what a killed process was writing. Only the owner of the lock may do so."""
+    for name in _RESULTS:
+        remove_leftovers(folder / name)
 
 
-def mark_failed(folder: Path, error: BaseException) -> None:
-    """Leave word of why the run failed, with the traceback."""
-    trace = "".join(traceback.format_exception(error))
-    write_json(folder / "failure.json", {"error": " ".join(str(error).split()), "traceback": trace})
-
-
-def check_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse to continue a run of another definition than that in `config`.
+def begin(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make a folder, whose lock this process has, ready for a run of these settings.
 
     Raises:
-        SettingError: with the settings that differ, if the folder holds results of a run.
+        SettingError: with the settings that differ, if it holds results of another run.
     """
-    path = folder / "config.json"
-    if not path.exists() or not (_has_weights(folder) or state(folder) == State.DONE):
+    _check_unchanged(folder, record)
+    tidy(folder)
+    if (folder / "summary.json").exists() and summary(folder, run_digest(record)) is None:
+        what = "is damaged, or another run's: the best network is evaluated again"
+        log.warning("%s %s", folder / "summary.json", what)
+    (folder / "failure.json").unlink(missing_ok=True)
+    write_sealed(folder / "config.json", record)
+
+
+def _check_unchanged(folder: Path, record: Mapping[str, Any]) -> None:
+    if not _has_results(folder):
         return
-    content = json.loads(path.read_text())
-    old, new = (_flat(each.get("definition", {})) for each in (content, config))
+    try:
+        settings = read_sealed(folder / "config.json")
+    except (FileNotFoundError, DamagedError):  # the checkpoints say which run they are of
+        log.warning("%s is damaged or missing: written again", folder / "config.json")
+        return
+    old, new = (_flat(each["definition"]) for each in (settings, record))
     changes = [
         f"{key} {old.get(key, 'default')} -> {new.get(key, 'default')}"
         for key in sorted({*old, *new})
@@ -127,71 +167,21 @@ def check_unchanged(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
-    """Keep every other process out of `folder`; yields whether a job was here before its requeue.
-
-    The operating system holds the lock and drops it when the process ends, however it ends: there
-    are no stale locks. On a network drive it holds between machines if the drive is mounted with
-    locks (NFS is by default, Lustre with `-o flock`). A process waits for a second, a Slurm job
-    for up to a minute: the process that it replaces may still be on its way out.
-
-    Raises:
-        SettingError: if another process has the lock, with the name of that process; or if the
-            drive has no locks.
-    """
-    job = _slurm_job()
-    name = f"process {os.getpid()} on {socket.gethostname()}"
-    with (folder / "lock").open("a+") as file:
-        _acquire(file, folder, _PATIENCE if job else _GLANCE)
-        file.seek(0)
-        suffix = f" (Slurm job {job})\n" if job else "\n"
-        restarted = job is not None and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-        requeued = restarted and file.read().endswith(suffix)
-        file.truncate(0)
-        file.write(name + suffix)
-        file.flush()
-        yield requeued
-
-
-def _slurm_job() -> str | None:
-    """The present job as Slurm's commands name it: 17, or 17_3 in an array."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
-
-
-def _acquire(file: TextIO, folder: Path, patience: float) -> None:
-    """Lock `file`, after at most `patience` seconds."""
-    deadline = time.monotonic() + patience
-    for attempt in itertools.count():
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            busy = f"{owner(folder)} is training in this folder"
-        except OSError as error:
-            remedy = f"its drive has no file locks ({error.strerror}); mount it with locks"
-            raise SettingError("runs_dir", folder.parent, f"{remedy}, or use another") from None
-        if time.monotonic() >= deadline:
-            raise SettingError("hydra.run.dir", folder, f"{busy}; wait for it or stop it")
-        if attempt == 1:
-            log.info("%s: waiting for up to %d s", busy, patience)
-        time.sleep(0.3)
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether a process trains in `folder`."""
+def logging_to(folder: Path) -> Iterator[None]:
+    """Add all that is logged meanwhile to run.log."""
+    handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+    root = logging.getLogger()
+    root.addHandler(handler)
     try:
-        with (folder / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # no such file, or no locks on this drive
-        return False
-    return False
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
 
 
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name).exists() for name in CHECKPOINTS)
+def _has_results(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (*CHECKPOINTS, "summary.json"))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

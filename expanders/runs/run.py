@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from typing import Any
 
 from expanders.data import Images
 from expanders.files import write_json, write_json_lines, write_text
-from expanders.runs import checkpoint
+from expanders.runs import folders
 from expanders.runs.console import epoch_line, layer_table, progress_bar, summary_table
-from expanders.runs.resume import Checkpoints
+from expanders.runs.resume import Checkpoints, Saved
 from expanders.runs.tracking import WandbRun, WandbSettings
 from expanders.training import metrics
 from expanders.training.trainer import Metrics, Trainer
@@ -28,25 +29,24 @@ class Run:
     Attributes:
         folder: where everything is written; it exists.
         config: resolved settings that define the run, as plain containers.
-        blueprint: how to build the dense network.
-        report: what `sparsify` did to it.
+        report: of the network's layers.
         trainer: the network in training.
         test: images that are looked at once, at the end.
         wandb: how to log on Weights & Biases.
+        checkpoints: where networks are kept.
+        saved: the checkpoint that the run continues from, if it does.
         checkpoint_minutes: time between checkpoints within an epoch; there is one after each.
     """
 
     folder: Path
     config: Mapping[str, Any]
-    blueprint: checkpoint.Blueprint
     report: Report
     trainer: Trainer
     test: Images
     wandb: WandbSettings
+    checkpoints: Checkpoints
+    saved: Saved | None = None
     checkpoint_minutes: float = math.inf
-
-    def __post_init__(self) -> None:
-        self.checkpoints = Checkpoints(self.folder, self.blueprint)
 
     def execute(self) -> dict[str, Any]:
         """Train what is left to train, evaluate, write everything; returns the summary.
@@ -54,12 +54,8 @@ class Run:
         Raises:
             DivergedError: if the loss became infinite or not a number; what was saved stays.
         """
-        team = self.trainer.team
         log.info("%s", layer_table(self.report, self.trainer.model))
-        if self.checkpoints.restore(self.trainer):
-            self._write_history()
-        team.wait()  # the others read the same checkpoint,
-        team.wait()  # and have done so before there is another one
+        self._continue()
         write_json(self.folder / "graph.json", self.report.to_dict())
         tracker = WandbRun(self.wandb, self.folder, self.config, self._wandb_id())
         try:
@@ -70,31 +66,42 @@ class Run:
             tracker.finish(failed=True)
             raise
         tracker.finish(summary)
-        write_json(self.folder / "summary.json", summary)
+        self.checkpoints.check()
+        folders.write_summary(self.folder, summary, self.checkpoints.run)
         log.info("%s", summary_table(summary))
         return summary
 
     def follow(self) -> None:
         """What every other process of a team does: train with the writer, and write nothing."""
-        team = self.trainer.team
-        team.wait()
-        self.checkpoints.restore(self.trainer)
-        team.wait()
+        if self.saved is not None:
+            self.saved.restore(self.trainer)
         while not self.trainer.is_done:
             self.trainer.run_epoch()
+
+    def _continue(self) -> None:
+        """Take up the saved checkpoint, if there is one."""
+        if self.saved is None:
+            return
+        trainer = self.trainer
+        self.saved.restore(trainer)
+        steps = f" and {trainer.steps} steps" if trainer.partial else ""
+        log.info("Continuing after %d epochs%s, from %s", trainer.epoch, steps, self.saved.path)
+        self.saved = None  # it holds a second copy of the network
+        self._write_history()
+        self.checkpoints.check_best(trainer)
 
     def _train(self, tracker: WandbRun) -> None:
         """All epochs that are left, with a checkpoint after each."""
         trainer, checkpoints = self.trainer, self.checkpoints
         if trainer.epoch == 0 and trainer.steps == 0:
-            checkpoints.save_best(trainer)  # epochs=0 ends with the network that it built
             checkpoints.save_last(trainer)
+            checkpoints.save_best(trainer)  # epochs=0 ends with the network that it built
         while not trainer.is_done:
             row = self._epoch()
             tracker.log_epoch(row)  # before the checkpoint: twice at worst, but never lost
+            checkpoints.save_last(trainer)  # from which best.pt can be written again
             if trainer.best_epoch == trainer.epoch:
                 checkpoints.save_best(trainer)
-            checkpoints.save_last(trainer)
             self._write_history()
             log.info("%s", epoch_line(trainer))
 
@@ -113,10 +120,16 @@ class Run:
         write_json_lines(self.folder / "metrics.jsonl", self.trainer.history)
 
     def _wandb_id(self) -> str:
+        """The run's identity on W&B: the one that it had before, or a new one."""
         path = self.folder / "wandb_id"
-        if not path.exists():
-            write_text(path, secrets.token_hex(4))
-        return path.read_text()
+        known = path.read_bytes().strip() if path.exists() else b""
+        if re.fullmatch(rb"[\w-]{1,64}", known):
+            return known.decode()
+        if path.exists():
+            log.warning("%s is damaged: what follows is another run on W&B", path)
+        new = secrets.token_hex(4)
+        write_text(path, new)
+        return new
 
     def _summarise(self) -> dict[str, Any]:
         """Evaluate the best network on the test images, which nothing has looked at so far."""

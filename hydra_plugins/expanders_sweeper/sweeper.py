@@ -16,6 +16,7 @@ from omegaconf import ListConfig, OmegaConf
 
 from expanders.runs import folders
 from expanders.runs.folders import State
+from expanders.runs.lock import owner
 from hydra_plugins.expanders_sweeper.naming import run_name
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class GridSweeper(BasicSweeper):
         for folder, state in left.items():
             reason = errors.get(folder) or folders.failure(folder) or "did not end"
             if state == State.RUNNING:
-                reason = f"{folders.owner(folder)} is training it"
+                reason = f"{owner(folder)} is training it"
             log.error("%-9s  %s: %s", state, folder, reason)
         if left:
             remedy = f"the same command{', without restart=true,' * restart} tries them again"

@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 import expanders
 from expanders import graphs, models
-from expanders.errors import SettingError
-from expanders.runs.checkpoint import Blueprint, load_state, read
-from expanders.wiring.wire import sparsify
+from expanders.errors import DamagedError, SettingError
+from expanders.runs import checkpoint
+from expanders.runs.checkpoint import Blueprint, Origin, load_state, origin_of, read, wiring_of
+from expanders.wiring.draw import draw
+from expanders.wiring.wire import sparsify, wire
 
 VGG = Blueprint("expanders.models.vgg16bn", {"num_classes": 10})
 
@@ -102,8 +106,66 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
         (tmp_path / "foreign.pt").read_bytes(),
     ):
         path.write_bytes(content)
-        with pytest.raises(SettingError, match="is damaged, or not a checkpoint"):
+        with pytest.raises(DamagedError, match="is damaged, or not a checkpoint"):
             read(path)
+
+
+def test_what_cannot_be_read_is_not_damaged(tmp_path, monkeypatch):
+    """And says so, whatever keeps it from being read."""
+    path = tmp_path / "best.pt"
+    expanders.save(path, models.resnet32(), Blueprint("expanders.models.resnet32"))
+
+    def fails_with(error):
+        def fail(*_, **__):
+            raise error
+
+        return fail
+
+    too_large = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+    for target, name, error, words in (
+        (Path, "read_bytes", PermissionError(13, "Permission denied"), "Permission denied"),
+        (Path, "read_bytes", OSError(5, "Input/output error"), "Input/output error"),
+        (Path, "is_file", OSError(24, "Too many open files"), "Too many open files"),
+        (torch, "load", OSError(24, "Too many open files"), "Too many open files"),
+        (Path, "read_bytes", MemoryError(), "not enough memory"),
+        (torch, "load", MemoryError(), "not enough memory"),
+        (torch, "load", too_large, "not enough memory"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, fails_with(error))
+            with pytest.raises(SettingError, match=rf"cannot be read \({words}\); noth") as caught:
+                read(path)
+            assert not isinstance(caught.value, DamagedError)
+    assert read(path)
+
+
+def test_a_checkpoint_says_what_it_is_of_and_how_it_was_wired(tmp_path):
+    model = VGG.build()
+    wiring = draw(model, skip=["classifier.3"])
+    wire(model, wiring)
+    origin = Origin("run", 3, 2)
+    checkpoint.save(tmp_path / "last.pt", model, VGG, {}, origin=origin, wiring=wiring)
+    content = read(tmp_path / "last.pt")
+    assert origin_of(content) == origin
+    again = wiring_of(content)
+    assert (again.method, again.kept) == ("rreg", wiring.kept)
+    assert (again.streams, again.facts) == (wiring.streams, wiring.facts)
+    for name, edges in wiring.edges.items():
+        assert torch.equal(torch.as_tensor(again.edges[name]), torch.as_tensor(edges))
+
+
+def test_checkpoints_of_the_first_format_still_load(tmp_path):
+    model = wired()
+    expanders.save(tmp_path / "best.pt", model, VGG)
+    content = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert content.keys() == {"format", "model", "layers", "state"}
+    torch.save(content | {"format": 1}, tmp_path / "old.pt")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(expanders.load(tmp_path / "old.pt")(x), model(x))
+    assert origin_of(read(tmp_path / "old.pt")) is None
+    torch.save(content | {"format": 3}, tmp_path / "new.pt")
+    with pytest.raises(SettingError, match="not a checkpoint"):
+        read(tmp_path / "new.pt")
 
 
 class Harm:

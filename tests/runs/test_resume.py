@@ -9,6 +9,9 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,13 +19,17 @@ from torch import nn
 
 from expanders.data import Images, Transform
 from expanders.errors import SettingError
-from expanders.runs import checkpoint, folders
+from expanders.files import write_atomically
+from expanders.runs import checkpoint, folders, resume
+from expanders.runs.lock import LostLockError, locked
 from expanders.runs.run import Run
 from expanders.runs.tracking import WandbSettings
 from expanders.training import schedules
+from expanders.training.processes import Team
 from expanders.training.settings import Settings
 from expanders.training.trainer import Trainer
-from expanders.wiring.wire import sparsify
+from expanders.wiring.draw import draw
+from expanders.wiring.wire import wire
 from launch import one_line
 from tests.outcomes import metrics, outcome, outcomes, started, wait_for, without_times
 from tests.runs.test_tracking import of_type, records
@@ -44,13 +51,18 @@ def network(num_classes: int) -> nn.Module:
     )
 
 
-def run_in(folder, *, wandb=OFF, minutes=math.inf) -> Run:
+def run_in(folder, *, wandb=OFF, minutes=math.inf, seed=0, check=lambda: None) -> Run:
     """A small run, built afresh as a new process would: 4 epochs of 4 steps."""
     folder.mkdir(exist_ok=True)
-    torch.manual_seed(0)
+    settings = {"definition": {"epochs": 4, "seed": seed}}
+    folders.begin(folder, settings)
+    identity = folders.run_digest(settings)
+    saved = resume.newest(folder, identity, Team())
+    torch.manual_seed(seed)
     blueprint = checkpoint.Blueprint(f"{__name__}.network", {"num_classes": 2})
     model = blueprint.build()
-    report = sparsify(model)
+    wiring = saved.wiring if saved else draw(model, seed=seed)
+    report = wire(model, wiring)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(14) % 2
@@ -64,9 +76,10 @@ def run_in(folder, *, wandb=OFF, minutes=math.inf) -> Run:
         val=images,
         transform=Transform(mean=[128] * 3, std=[64] * 3, pad=1, crop=8, flip=True),
         settings=Settings(epochs=4, batch_size=4),
-        seed=0,
+        seed=seed,
     )
-    return Run(folder, {"epochs": 4}, blueprint, report, trainer, images, wandb, minutes)
+    checkpoints = resume.Checkpoints(folder, blueprint, identity, wiring, check)
+    return Run(folder, settings, report, trainer, images, wandb, checkpoints, saved, minutes)
 
 
 class PowerCut(BaseException):
@@ -102,7 +115,7 @@ def test_a_run_cut_off_anywhere_ends_as_if_nothing_had_happened(
 ):
     cut(run_in(tmp_path, minutes=minutes), epoch=epoch, step=step)
     again = run_in(tmp_path, minutes=minutes)
-    again.checkpoints.restore(again.trainer)
+    again._continue()
     assert (again.trainer.epoch, again.trainer.steps) == (epoch - 1, 0 if minutes else step - 1)
     run_in(tmp_path, minutes=minutes).execute()
     assert outcome(tmp_path) == undisturbed
@@ -160,25 +173,27 @@ def test_a_kill_between_two_renames_costs_nothing(tmp_path, undisturbed, caplog)
 
 
 def test_a_damaged_best_network_is_made_again_or_the_remedy_is_named(tmp_path):
-    run = run_in(tmp_path)
-    run.execute()
-    history = run.trainer.history
-    for best_is_last in (True, False):
-        (tmp_path / "summary.json").unlink()
-        (tmp_path / "best.pt").write_bytes(b"dust")
-        again = run_in(tmp_path)
-        again.checkpoints.restore = lambda trainer: None
-        again.trainer.load_state_dict(run.trainer.state_dict())
-        again.trainer.history = [
-            row | {"val/accuracy": 1.0 if (row is history[-1]) == best_is_last else 0.5}
-            for row in history
-        ]
-        if best_is_last:
-            again.execute()
-            assert checkpoint.read(tmp_path / "best.pt")
+    for best, epochs in ((4, 4), (2, 4), (2, 3)):
+        folder = tmp_path / f"{best}{epochs}"
+        run = run_in(folder)
+        evaluated = iter([{"loss": 1.0, "accuracy": each == best} for each in (1, 2, 3, 4, 9, 9)])
+        run.trainer.evaluate = lambda images, rows=evaluated: next(rows)
+        if epochs == 4:
+            run.execute()
+            (folder / "summary.json").unlink()
         else:
-            with pytest.raises(SettingError, match=r"best.pt: is damaged .*restart=true trains"):
+            cut(run, epoch=4, step=2)
+        (folder / "best.pt").write_bytes(b"dust")
+        again = run_in(folder)
+        trained = again.trainer.run_epoch = Mock()
+        if best == 4:
+            again.execute()
+            assert checkpoint.read(folder / "best.pt")["origin"]["epoch"] == 4
+        else:
+            words = r"best.pt: is damaged, missing, or not of epoch 2, .*restart=true trains"
+            with pytest.raises(SettingError, match=words):
                 again.execute()
+        assert not trained.called, "told before the remaining epochs"
 
 
 def test_the_same_wandb_run_continues_on_the_right_steps(tmp_path, monkeypatch):
@@ -353,3 +368,151 @@ def test_a_killed_sweep_goes_on(tmp_path, launch, few_images, undisturbed_sweep)
     assert result.returncode == 0, result.stderr
     assert "Continuing after" in result.stdout
     assert outcomes(tmp_path / "runs") == undisturbed_sweep
+
+
+def files(folder):
+    """All that a run has written, byte for byte."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "run.log"}
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, undisturbed):
+    """`cp seed7/last.pt seed0/` would go on with the weights of seed 7; nothing is touched."""
+    cut(run_in(tmp_path / "7", seed=7), epoch=3, step=1)
+    cut(run_in(tmp_path / "0"), epoch=2, step=1)
+    own = (tmp_path / "0" / "last.pt").read_bytes()
+    shutil.copy(tmp_path / "7" / "last.pt", tmp_path / "0")
+    before = files(tmp_path / "0")
+    with pytest.raises(SettingError, match=r"last.pt: is another run's; remove it, or begin a run"):
+        run_in(tmp_path / "0")
+    assert files(tmp_path / "0") == before
+    (tmp_path / "0" / "last.pt").write_bytes(own)
+    run_in(tmp_path / "0").execute()
+    assert outcome(tmp_path / "0") == undisturbed
+
+
+def test_another_best_network_is_not_evaluated(tmp_path):
+    """Neither another run's nor that of another epoch: `cp last.pt best.pt`."""
+    cut(run_in(tmp_path / "7", seed=7), epoch=3, step=1)
+    for source in (tmp_path / "7" / "best.pt", tmp_path / "0" / "last.pt"):
+        run = run_in(tmp_path / "0")
+        best_is_the_second = iter([{"loss": 1.0, "accuracy": each} for each in (0.5, 0.7, 0.6)])
+        run.trainer.evaluate = lambda images, rows=best_is_the_second: next(rows)
+        cut(run, epoch=4, step=2)
+        shutil.copy(source, tmp_path / "0" / "best.pt")
+        with pytest.raises(SettingError, match=r"best.pt: is damaged, missing, or not of epoch 2"):
+            run_in(tmp_path / "0").execute()
+        shutil.rmtree(tmp_path / "0")
+
+
+def test_a_best_network_in_the_place_of_the_last_is_put_aside(tmp_path, undisturbed, caplog):
+    cut(run_in(tmp_path, minutes=0), epoch=3, step=2)
+    shutil.copy(tmp_path / "best.pt", tmp_path / "last.pt")
+    run_in(tmp_path).execute()
+    assert "last.pt is not one to continue from: put aside as damaged-last.pt" in caplog.text
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_what_was_put_aside_is_never_replaced(tmp_path, undisturbed):
+    for number in range(3):
+        cut(run_in(tmp_path, minutes=0), epoch=2, step=3)
+        (tmp_path / "last.pt").write_bytes(b"dust %d" % number)
+    run_in(tmp_path).execute()
+    names = ("damaged-last.pt", "damaged-last-2.pt", "damaged-last-3.pt")
+    assert [(tmp_path / name).read_bytes() for name in names] == [b"dust 0", b"dust 1", b"dust 2"]
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), MemoryError()],
+)
+def test_what_cannot_be_read_ends_the_run_and_stays(tmp_path, undisturbed, monkeypatch, error):
+    cut(run_in(tmp_path, minutes=0), epoch=3, step=3)
+    before = files(tmp_path)
+    read_bytes = Path.read_bytes
+
+    def fail(path):
+        if path.suffix == ".pt":
+            raise error
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(
+            SettingError, match=r"last.pt: cannot be read \(.*the same command tries"
+        ):
+            run_in(tmp_path)
+    assert files(tmp_path) == before
+    run_in(tmp_path).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_folder_that_another_process_may_have_is_left_alone(tmp_path, undisturbed):
+    """The lock was removed by hand in the middle of a run; another process begins."""
+    with locked(tmp_path) as first:
+        run = run_in(tmp_path, minutes=0, check=first.check)
+        run_epoch = run.trainer.run_epoch
+        epochs = []
+
+        def then_the_lock_goes(on_step):
+            row = run_epoch(on_step)
+            epochs.append(row)
+            if len(epochs) == 2:
+                (tmp_path / "lock").unlink()
+                before.update(files(tmp_path))
+            return row
+
+        before = {}
+        run.trainer.run_epoch = then_the_lock_goes
+        with pytest.raises(LostLockError, match="another process may train here now"):
+            run.execute()
+        assert files(tmp_path) == before
+        with locked(tmp_path) as second:
+            run_in(tmp_path, check=second.check).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_run_that_continues_takes_its_edges_from_its_checkpoint(tmp_path, undisturbed):
+    """A newer numeric library may draw others."""
+    cut(run_in(tmp_path), epoch=3, step=2)
+    with mock.patch(f"{__name__}.draw", side_effect=AssertionError):
+        run_in(tmp_path).execute()
+    assert outcome(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("content", [b"", b" ", b"\xff\xfe", b"a b", b"x" * 1000])
+def test_a_damaged_identity_on_wandb_is_replaced(tmp_path, content):
+    (tmp_path / "wandb_id").write_bytes(content)
+    run = run_in(tmp_path)
+    new = run._wandb_id()
+    assert len(new) == 8
+    assert run._wandb_id() == new
+    (tmp_path / "wandb_id").write_text("of-a-sweep_1\n")
+    assert run._wandb_id() == "of-a-sweep_1"
+
+
+@pytest.mark.parametrize("size", ["340k", "780k", "1020k"])
+def test_a_full_disk_is_named_whatever_pytorch_makes_of_it(tmp_path, size):
+    """PyTorch reports `unexpected pos` when its file ends before its time."""
+    with tmpfs(tmp_path / "disk", f"size={size}"):
+        path = tmp_path / "disk" / "last.pt"
+        for megabytes in (1, 2, 3):
+            content = {str(i): torch.zeros(60_000 // 7 * i) for i in range(30 * megabytes)}
+            with pytest.raises(OSError, match="No space left on device") as error:
+                write_atomically(path, lambda file, it=content: torch.save(it, file))
+            assert error.value.filename == str(path)
+        assert not list(path.parent.iterdir())
+
+
+def test_a_removed_folder_is_the_error_that_is_shown(tmp_path):
+    run = run_in(tmp_path / "run")
+    run_epoch = run.trainer.run_epoch
+
+    def then_the_folder_goes(on_step):
+        row = run_epoch(on_step)
+        shutil.rmtree(tmp_path / "run")
+        return row
+
+    run.trainer.run_epoch = then_the_folder_goes
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*new\.pt'"):
+        run.execute()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from expanders.runs import folders
+from expanders.runs.lock import locked
 from tests.conftest import ROOT
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
@@ -111,7 +111,7 @@ def test_cells_that_another_command_trains_are_left_to_it(launch, tmp_path, few_
     planned = cells_of(launch(*axes, "dry_run=true"))
     (theirs,) = (tmp_path / "runs" / name for name in planned if "-xnet-" in name)
     theirs.mkdir(parents=True)
-    with folders.locked(theirs):
+    with locked(theirs):
         result = launch(*axes)
     assert result.returncode == 1
     assert "2 cells: 1 to do, 1 training" in result.stdout
