@@ -88,7 +88,7 @@ def by_parameters(table: Table, style: dict[str, Style]) -> Figure | None:
 
 
 def by_measure(table: Table, style: dict[str, Style], measure: Measure) -> Figure | None:
-    """Accuracy against a measure of the graphs, one panel per column and density."""
+    """Accuracy against a measure that varies, one panel per column and density."""
     groups: list[tuple[Column, list[tuple[float, Arm, RunRecord]]]] = []
     for column in table.columns:
         runs = [
@@ -97,7 +97,9 @@ def by_measure(table: Table, style: dict[str, Style], measure: Measure) -> Figur
             for record in table.cell(arm, column).finished
             if measure.value(record) is not None and record.density is not None
         ]
-        groups += [(column, group) for group in _equally_dense(runs)]
+        for group in _equally_dense(runs):
+            if len({measure.value(record) for _, _, record in group}) > 1:
+                groups.append((column, group))
     if not groups:
         return None
     titles = [f"{column.label}, density {100 * group[0][0]:.3g} %" for column, group in groups]

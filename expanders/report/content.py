@@ -133,7 +133,7 @@ def _overview(
     states = [f"{count[state]} {state}" for state in _STATES if state in count]
     words = f"{len(records)} runs: {', '.join(states)}."
     if skipped:
-        words += f" {len(skipped)} folders were not used; the reasons stand near the end."
+        words += f" Not used: {len(skipped)}; the reasons stand near the end."
     lines = []
     for chapter in chapters:
         cells = Counter(tables.status(cell) for _, _, cell in chapter.table.grid())

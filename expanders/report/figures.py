@@ -138,7 +138,8 @@ def training(
     figure, every = panels(titles, "epoch", label, whole=True)
     for axes, (column, group) in zip(every, places, strict=True):
         arms = [arm for arm in table.arms if arm.kind in group]
-        widths = np.linspace(_THICKEST, _THINNEST, len(arms))
+        thickest = min(_THICKEST, _THINNEST + len(arms) - 1)
+        widths = np.linspace(thickest, _THINNEST, len(arms))
         for index, arm in enumerate(arms):
             epochs: dict[float, list[float]] = defaultdict(list)
             cell = table.cell(arm, column)

@@ -28,8 +28,12 @@ def report(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     for seed in range(2):
         for degree in (3, 8):
-            bound = {"graph/ramanujan_ratio_mean": 0.9 + 0.1 * seed}
-            write_run(runs, "rreg", degree, seed, 0.9 + 0.01 * seed, measures=bound)
+            measures = {
+                "graph/ramanujan_ratio_mean": 0.9 + 0.1 * seed,
+                "graph/normalised_gap_mean": 0.1 + 0.01 * seed,
+                "graph/effective_parameters": 128_000 + seed,
+            }
+            write_run(runs, "rreg", degree, seed, 0.9 + 0.01 * seed, measures=measures)
             write_run(runs, "xnet", degree, seed, 0.8 + 0.02 * seed, live=120_000)
         write_run(runs, "dense", seed=seed, accuracy=0.95)
     for graph in range(2):
