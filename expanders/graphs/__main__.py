@@ -29,7 +29,7 @@ from expanders.graphs.edges import GraphModel, IntArray, check_edges
 from expanders.seeds import stream
 
 HEADER = (
-    f"{'model':26s}{'sigma2/bound':>13s}{'min':>7s}{'max':>7s}{'Ramanujan':>11s}{'gap':>7s}"
+    f"{'sigma2/bound':>14s}{'min':>7s}{'max':>7s}{'Ramanujan':>11s}{'gap':>7s}"
     f"{'components':>12s}{'4-cycles':>10s}{'dead ends':>11s}{'CPU ms':>8s}"
 )
 Models = dict[str, GraphModel]
@@ -58,10 +58,12 @@ def main(arguments: list[str] | None = None) -> None:
         if options.save:
             save(options.save, models, shapes[0], budgets[0][2])
         for shape, degree, num_edges in budgets:
-            title = f"\n{_name(shape)}, degree {degree:g}: {num_edges} edges, {options.seeds} seeds"
-            print(title, HEADER, sep="\n")
+            print(f"\n{_name(shape)}, degree {degree:g}: {num_edges} edges, {options.seeds} seeds")
+            width = max(map(len, models))
+            print(f"{'model':{width}s}{HEADER}")
             for spec, model in models.items():
-                print(row(spec, model, shape, num_edges, options.seeds), flush=True)
+                values = row(model, shape, num_edges, options.seeds)
+                print(f"{spec:{width}s}{values}", flush=True)
     except SettingError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
@@ -98,7 +100,7 @@ def budget(shape: Shape, degree: float) -> int:
     """The number of edges that every model gets."""
     if not 1 <= degree < math.inf:
         raise SettingError("degree", degree, "give a number of at least 1")
-    return min(round(degree * max(shape)), shape[0] * shape[1])
+    return round(min(degree * max(shape), shape[0] * shape[1]))
 
 
 def draw(model: GraphModel, shape: Shape, num_edges: int, seed: int) -> IntArray:
@@ -108,8 +110,8 @@ def draw(model: GraphModel, shape: Shape, num_edges: int, seed: int) -> IntArray
     return edges
 
 
-def row(spec: str, model: GraphModel, shape: Shape, num_edges: int, seeds: int) -> str:
-    """The line of one model: its measures over the seeds."""
+def row(model: GraphModel, shape: Shape, num_edges: int, seeds: int) -> str:
+    """The line of one model below `HEADER`: its measures over the seeds."""
     measured, seconds = [], 0.0
     for seed in range(seeds):
         start = time.process_time()
@@ -123,8 +125,8 @@ def row(spec: str, model: GraphModel, shape: Shape, num_edges: int, seeds: int) 
     )
     dead_ends = sum(np.mean(_values(measured, key)) for key in ("dead_outputs", "unused_inputs"))
     return (
-        f"{spec:26s}{np.mean(ratios):13.3f}{min(ratios):7.3f}{max(ratios):7.3f}{met:11.0%}{gap:7.3f}"
-        f"{components:12.1f}{cycles:10.1f}{dead_ends:11.1f}{1e3 * seconds / seeds:8.1f}"
+        f"{np.mean(ratios):14.3f}{min(ratios):7.3f}{max(ratios):7.3f}{met:11.0%}{gap:7.3f}"
+        f"{components:12.1f}{cycles:10.4g}{dead_ends:11.1f}{1e3 * seconds / seeds:8.1f}"
     )
 
 

@@ -70,7 +70,7 @@ def constant(
     if budget not in ("equal", "paper"):
         raise SettingError("degree.budget", budget, "choose equal or paper")
     return [
-        min(round(value * _counted_side(layer, graph, budget)), layer.pairs)
+        round(min(value * _counted_side(layer, graph, budget), layer.pairs))
         for layer in network.layers
     ]
 

@@ -29,7 +29,22 @@ def test_table_has_a_line_per_model_and_a_table_per_budget(capsys):
 def test_all_models_by_default(capsys):
     main(["--seeds", "1", "--shape", "8x8"])
     blocks = next(line for line in capsys.readouterr().out.splitlines() if "blocks" in line)
-    assert blocks.split()[4:-1] == ["0%", "0.000", "2.0", "12.0", "0.0"]
+    assert blocks.split()[4:-1] == ["0%", "0.000", "2.0", "12", "0.0"]
+
+
+def test_the_first_table_of_the_docs_is_what_the_command_prints(capsys):
+    page = (ROOT / "docs" / "graphs.md").read_text()
+    table = page.partition("```text\n")[2].partition("\n\n")[0].splitlines()
+    documented = [line.split() for line in table]
+    models = [name for name, *_ in documented[2:]]
+    assert {name.partition(":")[0] for name in models} == set(graphs.__all__)
+    main(models)
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert printed[:2] == documented[:2]
+    for now, then in zip(printed[2:], documented[2:], strict=True):
+        *values, _ = [float(text.rstrip("%")) for text in now[1:]]
+        *expected, _ = [float(text.rstrip("%")) for text in then[1:]]
+        assert values == pytest.approx(expected, rel=0.01, abs=0.002), now[0]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,12 @@ def test_fractional_degree_is_rounded_to_edges():
     assert degrees.constant(network, graphs.rreg, value=2.55) == [26]
 
 
+@pytest.mark.parametrize("value", [1e9, 1e308])
+def test_a_huge_degree_means_all_pairs(value):
+    network = NetworkShape((LayerShape("a", 10, 7),))
+    assert degrees.constant(network, graphs.rreg, value=value) == [70]
+
+
 @pytest.mark.parametrize("value", [0, -1, 0.5, float("nan"), float("inf"), "three", None, True])
 def test_impossible_degrees_are_named(value):
     network = NetworkShape((LayerShape("a", 10, 7),))
