@@ -6,6 +6,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from expanders.errors import DamagedError
+from expanders.files import read_sealed
+
 _DEEPEST = 50  # levels of a configuration
 _LONGEST = 1000  # characters of one of its texts
 _LARGEST = 1e100  # of numbers, so that their squares and quotients are floats too
@@ -60,6 +63,24 @@ def mapping(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unreadable(f"{path.name} holds no mapping")
     return found
+
+
+def settings(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file that holds nothing that `check` refuses."""
+    found = mapping(path)
+    try:
+        check(found)
+    except Unreadable as error:
+        raise Unreadable(f"{path.name} {error}") from None
+    return found
+
+
+def check_seal(path: Path) -> None:
+    """Refuse a file that should carry a digest of its content, but does not, or another one."""
+    try:
+        read_sealed(path)
+    except DamagedError:
+        raise Unreadable(f"{path.name} was changed after it was written") from None
 
 
 def content(path: Path) -> bytes:

@@ -12,13 +12,15 @@ from typing import Any, Literal, NamedTuple
 from expanders.errors import SettingError
 from expanders.report.json_files import (
     Unreadable,
-    check,
+    check_seal,
     content,
     mapping,
     number,
     parsed,
     printable,
+    settings,
 )
+from expanders.runs import folders
 from expanders.training import metrics
 
 DENSE = "dense"  # the graph model of unpruned networks
@@ -193,21 +195,23 @@ def _run_folders(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
 
 def _record(folder: Path) -> RunRecord:
-    config = mapping(folder / "config.json")
-    check(config)
+    config = settings(folder / "config.json")
     wiring = _wiring(folder)
     streams = _streams(config, wiring)
+    check_seal(folder / "config.json")
     state: State = "unfinished"
     error = ""
     summary: dict[str, float] = {}
     try:
         if os.path.lexists(folder / "summary.json"):
-            known = mapping(folder / "summary.json")
-            check(list(known))
+            known = settings(folder / "summary.json")
             summary = {k: v for k, value in known.items() if (v := number(value)) is not None}
             if not 0 <= summary.get(metrics.TEST_ACCURACY, -1) <= 1:
                 what = f"summary.json has no {metrics.TEST_ACCURACY} between 0 and 1"
                 raise Unreadable(what)
+            check_seal(folder / "summary.json")
+            if known.get("run") != folders.run_digest(config):
+                raise Unreadable("summary.json is that of another run")
             state = "finished"
         elif os.path.lexists(folder / "failure.json"):
             state = "failed"

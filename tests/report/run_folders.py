@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from expanders.files import read_sealed, write_sealed
+from expanders.runs.folders import run_digest, write_summary
+
 
 def write_run(
     root: Path,
@@ -68,7 +71,7 @@ def write_run(
         definition["degree"] |= {} if budget == "equal" else {"budget": budget}
         definition["init"] = {} if fan == "dense" else {"fan": fan}
     config["definition"] = definition
-    _json(folder / "config.json", config)
+    write_sealed(folder / "config.json", config)
     done = epochs if accuracy is not None else epochs // 2
     top = accuracy or 0.5
     rows = [_metrics(epoch, top * (1 - 0.5**epoch)) for epoch in range(1, done + 1)]
@@ -85,10 +88,15 @@ def write_run(
         size |= {"graph/effective_parameters": live - 1000, "seconds": 12.5}
         values = size | (no_gap if dense else gap | (measures or {}))
         scores = {"test/accuracy": accuracy, "val/accuracy": val or accuracy}
-        _json(folder / "summary.json", scores | {"best_epoch": epochs, **values})
+        write_summary(folder, scores | {"best_epoch": epochs, **values}, run_digest(config))
     elif failure is not None:
         _json(folder / "failure.json", {"error": failure, "traceback": "Traceback ..."})
     return folder
+
+
+def change(path: Path, **changes: Any) -> None:
+    """Write a sealed file of a run anew, with other values."""
+    write_sealed(path, read_sealed(path) | changes)
 
 
 def _metrics(epoch: int, accuracy: float) -> dict[str, float]:

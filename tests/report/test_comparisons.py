@@ -2,11 +2,12 @@
 
 import pytest
 
+from expanders.files import read_sealed
 from expanders.report import comparisons, content, tables
 from expanders.report.__main__ import main
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
-from tests.report.run_folders import write_run
+from tests.report.run_folders import change, write_run
 
 GAP = "graph/normalised_gap_mean"
 SEEDS = range(3)
@@ -73,9 +74,9 @@ def dial(root, seeds=SEEDS):
             folder = write_run(
                 root, "rewired", 3, seed, accuracy if p else 0.7, options=options, measures=measures
             )
-            path = folder / "config.json"
             if not p:  # only the whole configuration has a default
-                path.write_text(path.read_text().replace('"measures"', '"p": 0, "measures"'))
+                graph = read_sealed(folder / "config.json")["graph"]
+                change(folder / "config.json", graph=graph | {"p": 0})
 
 
 def test_the_slope_along_a_dial_is_that_of_its_arms_and_leaves_out_disconnected_graphs(tmp_path):

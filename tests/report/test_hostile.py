@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from expanders.report.__main__ import write
-from tests.report.run_folders import write_run
+from tests.report.run_folders import change, write_run
 
 pytest.importorskip("matplotlib", reason="the report's pictures need matplotlib")
 
@@ -39,8 +39,7 @@ def odd(said: str = "", drawn: bool = False) -> Callable[[Maker], Maker]:
 def configured(root: Path, **changes: Any) -> Path:
     """A finished run whose configuration has values of its own."""
     folder = write_run(root, seed=1)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    change(folder / "config.json", **changes)
     return folder
 
 
@@ -52,9 +51,8 @@ def choosing(root: Path, **choices: Any) -> Path:
 
 def summarised(root: Path, **values: Any) -> None:
     """A finished run with a summary of its own, `_` standing for `/` in its keys."""
-    path = write_run(root, seed=1) / "summary.json"
     named = {key.replace("_", "/", 1): value for key, value in values.items()}
-    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    change(write_run(root, seed=1) / "summary.json", **named)
 
 
 def replaced(root: Path, name: str, content: str | bytes) -> None:
@@ -227,7 +225,7 @@ def summary_links_to_itself(root):
     (folder / "summary.json").symlink_to("summary.json")
 
 
-@odd()
+@odd("beyond")
 def parameters_beyond_float(root):
     summarised(root, params_live=HUGE)
 
@@ -245,6 +243,25 @@ def measure_of_1e308(root):
 @odd(drawn=True)
 def dense_parameters_of_1e_308(root):
     summarised(root, params_dense=1e-308)
+
+
+@odd("summary.json was changed after it was written")
+def summary_with_another_accuracy(root):
+    path = write_run(root, seed=1, accuracy=0.5) / "summary.json"
+    path.write_text(path.read_text().replace("0.5", "0.9"))
+
+
+@odd("config.json was changed after it was written")
+def config_with_another_seed(root):
+    path = write_run(root, seed=1) / "config.json"
+    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+
+
+@odd("summary.json is that of another run")
+def summary_of_another_run(root):
+    folder = write_run(root, seed=1)
+    other = write_run(root, seed=2)
+    (folder / "summary.json").write_bytes((other / "summary.json").read_bytes())
 
 
 @odd("deep")

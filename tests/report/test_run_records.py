@@ -1,6 +1,5 @@
 """Reading folders of runs: whole, cut off, damaged and foreign ones."""
 
-import json
 import subprocess
 import sys
 
@@ -182,14 +181,8 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 def test_a_thousand_runs_are_read_and_arranged(tmp_path):
     from expanders.report.grid import arrange
 
-    source = write_run(tmp_path)
-    config = json.loads((source / "config.json").read_text())
-    summary = (source / "summary.json").read_bytes()
-    for seed in range(1, 1000):
-        folder = tmp_path / f"run{seed}"
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps(config | {"seed": seed}))
-        (folder / "summary.json").write_bytes(summary)
+    for seed in range(1000):
+        write_run(tmp_path, seed=seed)
     runs, _ = read_records(tmp_path)
     (table,), copies = arrange(runs)
     assert len(table.cell(table.arms[0], table.columns[0]).finished) == 1000
