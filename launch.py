@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import sys
-from functools import partial
 from pathlib import Path
 
 import hydra
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from expanders.errors import DivergedError, SettingError
 from expanders.runs.settings import Node
-from hydra_plugins.expanders_sweeper.naming import resolved
+from hydra_plugins.expanders_sweeper.naming import instantiate, resolved
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def task(cfg: DictConfig) -> Node:
             resolved(cfg),
             hydra_cfg.runtime.choices,
             Path(hydra_cfg.runtime.output_dir),
-            instantiate=partial(hydra.utils.instantiate, _convert_="all"),
+            instantiate=instantiate,
             turn=0 if alone else hydra_cfg.job.num,
         )
     except _USER_ERRORS as error:

@@ -292,3 +292,20 @@ def test_looking_at_the_configuration_does_not_import_pytorch(tmp_path, flag):
     )
     assert result.stdout.strip().endswith("False")
     assert "vgg16bn" in result.stdout
+
+
+def test_thin_networks_are_named_and_built_by_their_width(launch, tmp_path):
+    done = launch("graph=thin", "model=resnet32", "epochs=0", "wandb.mode=disabled")
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("resnet32-digits-thin-d3-s0-")
+    config = json.loads((folder / "config.json").read_text())
+    assert 0 < config["model"]["width"] < 1
+    summary = json.loads((folder / "summary.json").read_text())
+    sparse = launch("graph=rreg", "model=resnet32", "epochs=0", "wandb.mode=disabled")
+    assert sparse.returncode == 0, sparse.stderr
+    (other,) = (tmp_path / "runs").glob("*rreg*")
+    live = json.loads((other / "summary.json").read_text())["params/live"]
+    assert summary["params/live"] == pytest.approx(live, rel=0.02)
+    refused = launch("graph=thin", "model=torchvision", "epochs=0")
+    assert "graph=thin: this model has no width to make thin" in refused.stderr

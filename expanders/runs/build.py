@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from expanders.errors import SettingError
 from expanders.runs import folders
+from expanders.runs.computed import with_computed
 from expanders.runs.identity import Identity, identity_of, used_settings
 from expanders.runs.lock import LostLockError, locked
-from expanders.runs.settings import Config, Node, checked
+from expanders.runs.settings import Config, Instantiate, Node, checked
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do without it
     from torch import nn
@@ -35,9 +36,6 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do with
     from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
-
-Instantiate = Callable[[Node], Any]
-"""From a node to what its function returns."""
 
 
 def run(
@@ -58,6 +56,7 @@ def run(
         instantiate: builds what a node describes.
         turn: the run's number in a sweep.
     """
+    plain = with_computed(plain, choices, instantiate)
     config = checked(plain)
     used = used_settings(plain, choices)
     identity = identity_of(used)

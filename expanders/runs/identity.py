@@ -77,8 +77,8 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
     """
     left_out = _NOT_PART_OF_THE_RUN
     settings = completed(settings)
-    if choices["graph"] == "dense":  # it draws no graph, and has all edges
-        left_out = left_out | {"degree"}
+    if choices["graph"] in ("dense", "thin"):  # they draw no graph, and have all edges
+        left_out = left_out | ({"degree"} if choices["graph"] == "dense" else set())
         unused = {"seeds": {"graph": None}, "init": {"fan": "dense"}}
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
     named = {name: choices[name] for name in GROUPS if name not in left_out}

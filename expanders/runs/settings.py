@@ -21,6 +21,9 @@ from expanders.errors import SettingError
 Node = dict[str, Any]
 """A part of the configuration in plain containers."""
 
+Instantiate = Callable[[Node], Any]
+"""From a node, whose `_target_` names a function, to what that returns."""
+
 _NAMES = {
     int: "an integer",
     float: "a number",

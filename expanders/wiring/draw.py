@@ -123,9 +123,8 @@ def draw(
         return Wiring({}, "dense", kept)
     if not layers:
         return Wiring({}, name_of(graph), kept, streams_of(graph))
-    shapes = tuple(_shape(name, layer) for name, layer in layers.items())
-    policy = degree if callable(degree) else partial(degrees.constant, value=degree)
-    budgets = tuple(policy(degrees.NetworkShape(shapes, _other_parameters(model, layers)), graph))
+    network, budgets = _budgets(model, layers, graph, degree)
+    shapes = network.layers
     if isinstance(graph, Method):
         chosen = _images_for(graph, images)
         own = copy.deepcopy(model).to(None if chosen is None else chosen[0].device)
@@ -139,6 +138,23 @@ def draw(
         for shape, budget in zip(shapes, budgets, strict=True)
     }
     return Wiring(edges, name_of(graph), kept, streams_of(graph))
+
+
+def live_parameters(
+    model: nn.Module,
+    graph: Graph = graphs.rreg,
+    degree: int | float | DegreePolicy = 3,
+    *,
+    skip: Skip | None = None,
+) -> int:
+    """Parameters of the network that `sparsify` would make of a model; no edge is drawn for it."""
+    kept = _reasons_to_keep(model, skip)
+    layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
+    network, budgets = _budgets(model, layers, graph, degree)
+    weights = zip(budgets, network.layers, strict=True)
+    return network.other_parameters + sum(
+        edges * layer.weights_per_edge for edges, layer in weights
+    )
 
 
 def streams_of(graph: Graph) -> tuple[str, ...]:
@@ -211,6 +227,19 @@ def _as_rule(layers: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.M
         if name not in layers:
             raise SettingError("model.skip", name, f"no such layer; there are: {', '.join(layers)}")
     return lambda name, module: name in skip
+
+
+def _budgets(
+    model: nn.Module,
+    layers: Mapping[str, DenseLayer],
+    graph: Graph,
+    degree: int | float | DegreePolicy,
+) -> tuple[degrees.NetworkShape, tuple[int, ...]]:
+    """The shapes of the layers to wire, and how many edges the policy gives to each."""
+    shapes = tuple(_shape(name, layer) for name, layer in layers.items())
+    network = degrees.NetworkShape(shapes, _other_parameters(model, layers))
+    policy = degree if callable(degree) else partial(degrees.constant, value=degree)
+    return network, tuple(policy(network, graph))
 
 
 def _shape(name: str, layer: DenseLayer) -> degrees.LayerShape:

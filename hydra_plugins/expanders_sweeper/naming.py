@@ -1,9 +1,16 @@
 """The run's name for configuration files: `${run_name:}`."""
 
+from functools import partial
+
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from expanders.runs.computed import with_computed
 from expanders.runs.identity import identity_of, used_settings
 from expanders.runs.settings import Node, checked
+
+instantiate = partial(hydra.utils.instantiate, _convert_="all")
+"""From a node in plain containers to what its function returns."""
 
 
 def resolved(cfg: DictConfig) -> Node:
@@ -19,9 +26,10 @@ def resolved(cfg: DictConfig) -> Node:
 
 def run_name(*, _root_: DictConfig) -> str:
     """The name of the folder of the run that a configuration describes, which is checked first."""
+    choices = _root_.hydra.runtime.choices
     settings = resolved(_root_)
     checked(settings)
-    return identity_of(used_settings(settings, _root_.hydra.runtime.choices)).name
+    return identity_of(used_settings(with_computed(settings, choices, instantiate), choices)).name
 
 
 def register_resolver() -> None:

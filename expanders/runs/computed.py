@@ -1,0 +1,48 @@
+"""Settings that are computed from others, before a run is named, checked or built."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from inspect import signature
+from typing import Any
+
+from expanders.errors import SettingError
+from expanders.runs.settings import Instantiate, Node, function_of
+
+
+def with_computed(settings: Node, choices: Mapping[str, str], instantiate: Instantiate) -> Node:
+    """The settings, with the number that `graph=thin` stands for as `model.width`.
+
+    Args:
+        settings: all settings, resolved, in plain containers.
+        choices: the chosen option of every group.
+        instantiate: builds what a node describes.
+
+    Raises:
+        SettingError: if the model has no width, or none of as many parameters.
+    """
+    if choices["graph"] != "thin":
+        return settings
+    groups = {name: settings[name] for name in ("model", "degree", "dataset")}
+    width = _width(json.dumps(groups, sort_keys=True), instantiate)
+    return settings | {"model": settings["model"] | {"width": width}}
+
+
+@lru_cache
+def _width(groups: str, instantiate: Instantiate) -> float:
+    from expanders.wiring.draw import live_parameters  # imports PyTorch, which takes seconds
+    from expanders.wiring.thin import width_of
+
+    node: dict[str, Node] = json.loads(groups)
+    model = {key: value for key, value in node["model"].items() if key != "skip"}
+    if "width" not in signature(function_of(model, "model")).parameters:
+        remedy = "this model has no width to make thin; vgg16bn and our ResNets have one"
+        raise SettingError("graph", "thin", remedy)
+    model["num_classes"] = instantiate(node["dataset"]["source"]).num_classes
+
+    def build(width: float) -> Any:
+        return instantiate(model | {"width": width})
+
+    whole = build(model.get("width", 1))
+    degree, skip = instantiate(node["degree"]), node["model"].get("skip")
+    return width_of(build, live_parameters(whole, degree=degree, skip=skip))
