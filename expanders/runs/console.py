@@ -27,13 +27,13 @@ def layer_table(report: Report, model: nn.Module) -> str:
     table = Table("layer", "shape", "graph", box=None, pad_edge=False)
     for column in ("edges", "live", "dense", "density", "dead out", "unused in", "gap", "σ2/bound"):
         table.add_column(column, justify="right")
-    table.add_column("path")
+    table.add_column("execution")
     table.add_column("")
     modules = dict(model.named_modules())
     for layer in report.layers:
         module = modules[layer.name]
-        path = module.path() if isinstance(module, SparseLayer) else "dense"
-        table.add_row(*_layer_row(layer), path, _remark(layer))
+        execution = module.chosen_execution() if isinstance(module, SparseLayer) else "dense"
+        table.add_row(*_layer_row(layer), execution, _remark(layer))
     density = f"{report.live / report.dense:.4f}"
     total = ("network", "", "", f"{report.edges:,}", f"{report.live:,}", f"{report.dense:,}")
     table.add_row(*total, density, style="bold")

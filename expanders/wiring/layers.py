@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expanders.errors import SettingError
-from expanders.wiring.operator import Execution, choose, conv2d
+from expanders.errors import SettingError, check_choice
+from expanders.wiring.functional import conv2d, linear
+from expanders.wiring.operator import Execution, choose
 
 Edges = Tensor | npt.NDArray[np.int64]
 """Edges of a graph: int64, shape (2, num_edges), sorted by output, then by input channel."""
@@ -32,7 +33,8 @@ class SparseLayer(nn.Module):
         bias: shape (num_right,), or None.
         edges: buffer, int64, shape (2, num_edges); row 0 holds input channels, row 1 output
             channels, sorted by output, then by input channel.
-        execution: how to compute, "auto" (default), "dense" or "sparse".
+        execution: how to compute, "auto" (default), "dense" or "sparse"; another value raises
+            SettingError.
     """
 
     edges: Tensor
@@ -44,7 +46,7 @@ class SparseLayer(nn.Module):
         super().__init__()
         self.num_left = num_left
         self.num_right = num_right
-        self.execution: Execution = "auto"
+        self._execution: Execution = "auto"
         self.register_buffer("edges", _checked(edges, num_left, num_right))
         self.weight = nn.Parameter(torch.zeros(edges.shape[1], *kernel_size))
         self.bias = nn.Parameter(torch.zeros(num_right)) if bias else None
@@ -76,10 +78,20 @@ class SparseLayer(nn.Module):
         mask[self.edges[1], self.edges[0]] = True
         return mask
 
-    def path(self) -> Literal["dense", "sparse"]:
-        """The path that the layer computes on, where it is now."""
+    @property
+    def execution(self) -> Execution:
+        """How the layer shall compute."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, execution: Execution) -> None:
+        check_choice("execution", execution, Execution)
+        self._execution = execution
+
+    def chosen_execution(self) -> Literal["dense", "sparse"]:
+        """How the layer computes, where its weights are now."""
         stride = getattr(self, "stride", (1, 1))
-        return choose(self.execution, self.density, self.weight, self.weight, stride)
+        return choose(self._execution, self.density, self.weight, self.weight, stride)
 
     @torch.no_grad()
     def _take_from(self, dense: nn.Conv2d | nn.Linear) -> None:
@@ -164,7 +176,7 @@ class SparseConv2d(SparseLayer):
         if self.padding_mode != "zeros":
             x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])
             margins = (0, 0, 0, 0)
-        if choose(self.execution, self.density, x, self.weight, self.stride) == "sparse":
+        if choose(self._execution, self.density, x, self.weight, self.stride) == "sparse":
             geometry = (self.stride, margins, self.dilation)
             y = conv2d(x, self.weight, self.edges, self.num_right, *geometry)
             return y if self.bias is None else y + self.bias[:, None, None]
@@ -213,11 +225,10 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x`, shape (..., in_features)."""
-        if choose(self.execution, self.density, x, self.weight) == "sparse":
-            pixels = x.reshape(-1, self.num_left, 1, 1)
-            y = conv2d(pixels, self.weight[:, None, None], self.edges, self.num_right)
-            y = y.view(*x.shape[:-1], self.num_right)
-            return y if self.bias is None else y + self.bias
+        if choose(self._execution, self.density, x, self.weight) == "sparse":
+            tokens = x.reshape(-1, self.num_left)
+            y = linear(tokens, self.weight, self.bias, self.edges, self.num_right)
+            return y.view(*x.shape[:-1], self.num_right)
         return F.linear(x, self.dense_weight(), self.bias)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from expanders.errors import SettingError
 from expanders.models import vgg16bn
-from expanders.wiring import native, operator
+from expanders.wiring import functional, native, operator
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.wire import sparsify
 
@@ -34,16 +34,16 @@ def conv(num_left, num_right, edges, kernel_size=(3, 3), dtype=torch.float64, **
     return layer
 
 
-def run(layer: SparseLayer, x: torch.Tensor, path: operator.Execution) -> list[torch.Tensor]:
-    """Output, gradient of the input and gradients of the parameters on one path."""
-    layer.execution = path
+def run(layer: SparseLayer, x: torch.Tensor, execution: operator.Execution) -> list[torch.Tensor]:
+    """Output, gradient of the input and gradients of the parameters, over edges or densely."""
+    layer.execution = execution
     x = x.detach().requires_grad_()
     y = layer(x)
     slope = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y).sin()
     return [y, *torch.autograd.grad(y, (x, *layer.parameters()), slope)]
 
 
-def check_paths_agree(layer: SparseLayer, x: torch.Tensor) -> None:
+def check_both_agree(layer: SparseLayer, x: torch.Tensor) -> None:
     for sparse, dense in zip(run(layer, x, "sparse"), run(layer, x, "dense"), strict=True):
         torch.testing.assert_close(sparse, dense)
 
@@ -79,7 +79,7 @@ def test_convolution_over_edges_equals_dense(
     edges = random_edges(left, right, round(density * left * right))
     options = {"stride": stride, "padding": padding, "dilation": dilation, "bias": bias}
     layer = conv(left, right, edges, kernel_size, **options)
-    check_paths_agree(layer, torch.randn(batch, left, *size, dtype=torch.float64))
+    check_both_agree(layer, torch.randn(batch, left, *size, dtype=torch.float64))
 
 
 @needs_compiler
@@ -97,7 +97,7 @@ def test_planes_of_vgg_in_float32(side, batch):
 @pytest.mark.parametrize("padding_mode", ["reflect", "replicate", "circular"])
 def test_padding_modes(padding_mode):
     layer = conv(3, 4, random_edges(3, 4, 7), padding=(2, 1), padding_mode=padding_mode)
-    check_paths_agree(layer, torch.randn(2, 3, 9, 7, dtype=torch.float64))
+    check_both_agree(layer, torch.randn(2, 3, 9, 7, dtype=torch.float64))
 
 
 @needs_compiler
@@ -107,16 +107,32 @@ def test_padding_modes(padding_mode):
 def test_linear_over_edges_equals_dense(num_edges, batch, bias):
     layer = SparseLinear(5, 7, random_edges(5, 7, num_edges), bias=bias).double()
     nn.init.normal_(layer.weight)
-    check_paths_agree(layer, torch.randn(*batch, 5, dtype=torch.float64))
+    check_both_agree(layer, torch.randn(*batch, 5, dtype=torch.float64))
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [1, 2, 7, 16, 17, 64, 65, 200])
+@pytest.mark.parametrize("shape", [(3, 70), (16, 16), (64, 33), (129, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tokens_of_all_sizes(tokens, shape, dtype):
+    """Around the sizes at which tokens and features are cut into tiles."""
+    left, right = shape
+    layer = SparseLinear(left, right, random_edges(left, right, left * right // 3)).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    for x in (torch.randn(tokens, left), torch.randn(left, tokens).T):
+        exact = run(layer.double(), x.double(), "dense")
+        for ours, double in zip(run(layer.to(dtype), x.to(dtype), "sparse"), exact, strict=True):
+            assert (ours - double).abs().max() < 1e-5 * double.abs().max()
 
 
 @needs_compiler
 def test_inputs_in_any_memory_order():
     layer = conv(6, 4, random_edges(6, 4, 10), padding=(1, 1))
     x = torch.randn(3, 6, 8, 10, dtype=torch.float64)
-    check_paths_agree(layer, x.contiguous(memory_format=torch.channels_last))
-    check_paths_agree(layer, torch.randn(3, 12, 8, 10, dtype=torch.float64)[:, ::2])
-    check_paths_agree(layer, torch.randn(1, 6, 1, 1, dtype=torch.float64).expand(2, 6, 5, 5))
+    check_both_agree(layer, x.contiguous(memory_format=torch.channels_last))
+    check_both_agree(layer, torch.randn(3, 12, 8, 10, dtype=torch.float64)[:, ::2])
+    check_both_agree(layer, torch.randn(1, 6, 1, 1, dtype=torch.float64).expand(2, 6, 5, 5))
 
 
 @needs_compiler
@@ -139,7 +155,7 @@ def test_only_the_gradients_asked_for():
 
 
 @needs_compiler
-def test_no_dense_weight_on_the_sparse_path(monkeypatch):
+def test_no_dense_weight_in_sparse_execution(monkeypatch):
     monkeypatch.setattr(SparseLayer, "dense_weight", None)
     layer = conv(6, 6, random_edges(6, 6, 8), padding=(1, 1))
     run(layer, torch.randn(2, 6, 8, 8, dtype=torch.float64), "sparse")
@@ -195,10 +211,18 @@ class TestDerivatives:
         x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
         self.both(self.layer(padding=(1, 1)), derive, x)
 
-    def test_a_penalty_on_the_gradient_trains_linear_layers_too(self):
+    def test_linear_layers_too(self):
         layer = SparseLinear(5, 7, random_edges(5, 7, 12)).double()
-        nn.init.normal_(layer.weight)
         x = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(12, dtype=torch.float64, requires_grad=True)
+        bias = torch.randn(7, dtype=torch.float64, requires_grad=True)
+        inputs = (x, weight, bias)
+
+        def output(x, weight, bias):
+            return functional.linear(x, weight, bias, layer.edges, 7)
+
+        assert torch.autograd.gradcheck(output, inputs)
+        assert torch.autograd.gradgradcheck(output, inputs)
         penalties = []
         for layer.execution in ("sparse", "dense"):
             (slope,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
@@ -252,6 +276,16 @@ class TestDerivatives:
         for needs in ((True, True), (True, False), (False, True)):
             arguments = (grad, x, weight, edges, *geometry, *needs)
             torch.library.opcheck(operators.sparse_conv2d_backward.default, arguments)
+        x, weight = x[:, :, 0, 0].detach().requires_grad_(), weight[:, 0, 0].detach()
+        bias = torch.randn(4, dtype=dtype, requires_grad=True)
+        weight.requires_grad_()
+        for shift in (bias, None):
+            arguments = (x, weight, shift, edges, 4)
+            torch.library.opcheck(operators.sparse_linear.default, arguments)
+        grad = torch.randn(2, 4, dtype=dtype, requires_grad=True)
+        for needs in ((True, True, True), (True, False, False), (False, True, True)):
+            arguments = (grad, x, weight, edges, *needs)
+            torch.library.opcheck(operators.sparse_linear_backward.default, arguments)
 
     def test_compiled_gradients(self):
         layer = self.layer(padding=(1, 1))
@@ -268,7 +302,7 @@ class TestDerivatives:
 
 class TestNetwork:
     @staticmethod
-    def network(path: operator.Execution, degree: int = 3) -> nn.Module:
+    def network(execution: operator.Execution, degree: int = 3) -> nn.Module:
         torch.manual_seed(0)
         model = nn.Sequential(
             nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
@@ -277,7 +311,7 @@ class TestNetwork:
             nn.Flatten(), nn.Linear(16 * 16, 12), nn.ReLU(), nn.Linear(12, 4),
         )  # fmt: skip
         sparsify(model, degree=degree, seed=1)
-        set_path(model, path)
+        set_execution(model, execution)
         return model.double()
 
     def train(self, model: nn.Module, steps: int = 20) -> nn.Module:
@@ -292,10 +326,10 @@ class TestNetwork:
         return model
 
     @needs_compiler
-    @pytest.mark.parametrize("path", ["sparse", "auto"])
+    @pytest.mark.parametrize("execution", ["sparse", "auto"])
     @pytest.mark.parametrize("degree", [3, 12])
-    def test_twenty_training_steps_agree(self, path, degree):
-        ours = self.train(self.network(path, degree)).state_dict()
+    def test_twenty_training_steps_agree(self, execution, degree):
+        ours = self.train(self.network(execution, degree)).state_dict()
         dense = self.train(self.network("dense", degree)).state_dict()
         torch.testing.assert_close(ours, dense, rtol=1e-9, atol=1e-9)
 
@@ -324,7 +358,7 @@ class TestNetwork:
         sparsified[3].edges = sparsified[3].edges[:, order]
         other.load_state_dict(sparsified.state_dict())
         output = other.eval()(x)
-        set_path(other, "dense")
+        set_execution(other, "dense")
         torch.testing.assert_close(output, other(x))
 
     @needs_compiler
@@ -343,10 +377,10 @@ class TestNetwork:
         torch.testing.assert_close(compiled.state_dict(), eager.state_dict())
 
 
-def set_path(model: nn.Module, path: operator.Execution) -> None:
+def set_execution(model: nn.Module, execution: operator.Execution) -> None:
     for layer in model.modules():
         if isinstance(layer, SparseLayer):
-            layer.execution = path
+            layer.execution = execution
 
 
 @needs_compiler
@@ -354,24 +388,24 @@ def test_bad_edges_raise_instead_of_reading_foreign_memory():
     x, weight = torch.randn(1, 3, 5, 5), torch.randn(1, 3, 3)
     for edge in ([[3], [0]], [[0], [4]], [[-1], [0]]):
         with pytest.raises(IndexError, match="out of range"):
-            operator.conv2d(x, weight, torch.tensor(edge), 4)
+            functional.conv2d(x, weight, torch.tensor(edge), 4)
 
 
 @needs_compiler
 def test_every_kernel_has_an_edge_and_steps_are_positive():
     x, weight, edge = torch.randn(1, 3, 5, 5), torch.randn(2, 3, 3), torch.tensor([[0], [0]])
     with pytest.raises(RuntimeError, match=r"edges must be \(2, 2\)"):
-        operator.conv2d(x, weight, edge, 4)
+        functional.conv2d(x, weight, edge, 4)
     for options in ({"stride": (0, 1)}, {"dilation": (1, 0)}):
         with pytest.raises(RuntimeError, match="must be above 0"):
-            operator.conv2d(x, weight[:1], edge, 4, **options)
+            functional.conv2d(x, weight[:1], edge, 4, **options)
 
 
-@pytest.mark.parametrize("path", ["dense", "sparse"])
+@pytest.mark.parametrize("execution", ["dense", "sparse"])
 @pytest.mark.parametrize("shape", [(2, 4, 5, 5), (2, 2, 5, 5), (3, 5, 5)])
-def test_input_of_another_shape_raises_on_both_paths(path, shape):
+def test_input_of_another_shape_raises_in_both(execution, shape):
     layer = conv(3, 4, random_edges(3, 4, 7))
-    layer.execution = path
+    layer.execution = execution
     with pytest.raises(RuntimeError, match=r"expected images \(N, 3, H, W\), got"):
         layer(torch.randn(shape, dtype=torch.float64))
 
@@ -379,14 +413,16 @@ def test_input_of_another_shape_raises_on_both_paths(path, shape):
 @needs_compiler
 def test_kernel_larger_than_image_raises():
     with pytest.raises(RuntimeError, match="larger than"):
-        operator.conv2d(torch.randn(1, 3, 2, 5), torch.randn(1, 3, 3), torch.tensor([[0], [0]]), 4)
+        functional.conv2d(
+            torch.randn(1, 3, 2, 5), torch.randn(1, 3, 3), torch.tensor([[0], [0]]), 4
+        )
 
 
-def test_unknown_path_is_refused():
+def test_unknown_execution_is_refused():
     layer = conv(3, 4, random_edges(3, 4, 6))
-    layer.execution = "fast"
-    with pytest.raises(SettingError, match="execution=fast"):
-        layer(torch.randn(1, 3, 5, 5, dtype=torch.float64))
+    with pytest.raises(SettingError, match="execution=fast: choose auto, dense or sparse"):
+        layer.execution = "fast"
+    assert layer.execution == "auto"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -399,7 +435,7 @@ def test_other_types_compute_densely(dtype):
 
 
 @needs_compiler
-def test_under_autocast_the_sparse_path_stays_in_float32():
+def test_under_autocast_sparse_execution_stays_in_float32():
     layer = conv(3, 4, random_edges(3, 4, 6), dtype=torch.float32)
     x = torch.randn(1, 3, 5, 5)
     exact = run(layer, x.bfloat16().float(), "sparse")
@@ -411,7 +447,7 @@ def test_under_autocast_the_sparse_path_stays_in_float32():
         assert layer(x).dtype == torch.bfloat16
 
 
-def test_auto_takes_the_sparse_path_for_few_edges_only():
+def test_auto_computes_sparsely_for_few_edges_only():
     chosen = {}
     for degree in (3, 64):
         model = vgg16bn()
@@ -434,7 +470,7 @@ assert y.flatten().tolist() == [0, 9], y
 """
 
 
-def test_without_a_compiler_the_dense_path_computes_and_one_warning_says_so(tmp_path):
+def test_without_a_compiler_layers_compute_densely_and_one_warning_says_so(tmp_path):
     environment = os.environ | {
         "PATH": str(tmp_path),
         "PYTHONPATH": str(Path(__file__).parents[2]),

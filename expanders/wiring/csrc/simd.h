@@ -39,16 +39,15 @@ struct Simd {
   }
   static void store(T* target, Vector v) { std::memcpy(target, &v, sizeof v); }
 
+  // Lanes of a and b in turn: of their first halves, and of their second.
+  static void interleave(Vector a, Vector b, Vector& first, Vector& second) {
+    interleave(a, b, first, second, std::make_index_sequence<lanes>{});
+  }
+
   // Sums of neighbouring lanes: of a in the lower half, of b in the upper.
   template <std::size_t... I>
   static Vector fold(Vector a, Vector b, std::index_sequence<I...>) {
-#if __has_builtin(__builtin_shufflevector)
-    return __builtin_shufflevector(a, b, 2 * I...) + __builtin_shufflevector(a, b, 2 * I + 1 ...);
-#else  // GCC before 12
-    typedef Index Indices __attribute__((vector_size(kVectorBytes)));
-    return __builtin_shuffle(a, b, Indices{2 * I...}) +
-           __builtin_shuffle(a, b, Indices{2 * I + 1 ...});
-#endif
+    return shuffle<2 * I...>(a, b) + shuffle<2 * I + 1 ...>(a, b);
   }
 
   // result[i] += sum of the lanes of v[i].
@@ -71,6 +70,24 @@ struct Simd {
       store(sums, level[0]);
       for (int i = 0; i < N; ++i) result[i] += sums[i];
     }
+  }
+
+ private:
+  // The given lanes of a, then b.
+  template <std::size_t... I>
+  static Vector shuffle(Vector a, Vector b) {
+#if __has_builtin(__builtin_shufflevector)
+    return __builtin_shufflevector(a, b, I...);
+#else  // GCC before 12
+    typedef Index Indices __attribute__((vector_size(kVectorBytes)));
+    return __builtin_shuffle(a, b, Indices{I...});
+#endif
+  }
+  template <std::size_t... I>
+  static void interleave(Vector a, Vector b, Vector& first, Vector& second,
+                         std::index_sequence<I...>) {
+    first = shuffle<(I / 2 + I % 2 * lanes)...>(a, b);
+    second = shuffle<(I / 2 + I % 2 * lanes + lanes / 2)...>(a, b);
   }
 };
 
