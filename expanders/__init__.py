@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from expanders.graphs import spectra
     from expanders.runs.checkpoint import Blueprint, load, save
     from expanders.wiring import degrees
+    from expanders.wiring.fold import fold
     from expanders.wiring.initialization import initialize
     from expanders.wiring.layers import SparseConv2d, SparseLinear
     from expanders.wiring.wire import sparsify
@@ -22,6 +23,7 @@ _HOMES = {
     "SettingError": "errors",
     "SparseConv2d": "wiring.layers",
     "SparseLinear": "wiring.layers",
+    "fold": "wiring.fold",
     "initialize": "wiring.initialization",
     "load": "runs.checkpoint",
     "save": "runs.checkpoint",
@@ -36,6 +38,7 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "degrees",
+    "fold",
     "graphs",
     "initialize",
     "load",

@@ -15,6 +15,7 @@ from expanders.export.c.compiled import run_c
 from expanders.export.c.generate import Source, c_source
 from expanders.files import write_atomically
 from expanders.runs import checkpoint, folders
+from expanders.wiring.fold import without_norms
 from expanders.wiring.layers import SparseLayer
 
 TOLERANCE = 1e-4  # of the largest output; rounding stays well below
@@ -172,7 +173,7 @@ def _encode(trained: Trained, form: str, dense: bool) -> bytes:
         return trained.c_source().text.encode()
     if form == "dense-torch":
         return formats.state_file(plain.dense(trained.network), trained.blueprint.build())
-    folded = plain.without_norms(trained.network)
+    folded = without_norms(trained.network)
     network = trained.complete(plain.dense(folded) if dense else plain.gathered(folded))
     program = formats.trace(network, trained.size, trained.size)
     encode = formats.torch_file if form == "torch" else formats.onnx_file

@@ -1,22 +1,17 @@
 """Networks rebuilt from operators that every runtime has, for inference.
 
-`gathered` keeps only live weights, `dense` fills the missing ones with zeros; `without_norms`
-folds batch norms into the convolutions before them. All return copies.
+`gathered` keeps only live weights, `dense` fills the missing ones with zeros. Both return copies.
 """
 
 import copy
-import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear, _margins
-
-_log = logging.getLogger(__name__)
 
 
 class OnPixels(nn.Module):
@@ -195,66 +190,9 @@ def _with_layers(model: nn.Module, rebuild: Callable[[SparseLayer], nn.Module]) 
     for name, layer in list(model.named_modules(remove_duplicate=False)):
         if isinstance(layer, SparseLayer):
             if id(layer) not in rebuilt:
-                rebuilt[id(layer)] = rebuild(layer)
+                new = rebuild(layer)
+                relu = isinstance(layer, SparseConv2d) and layer.relu
+                rebuilt[id(layer)] = nn.Sequential(new, nn.ReLU()) if relu else new
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, rebuilt[id(layer)])
     return model.eval()
-
-
-# -------------------------------------------------------------------------------------- batch norms
-
-
-def without_norms(model: nn.Module) -> nn.Module:
-    """A copy in which each batch norm right after a convolution is folded into it.
-
-    A network whose flow of tensors cannot be traced keeps its norms, and so do convolutions and
-    norms that are used more than once.
-    """
-    model = copy.deepcopy(model).eval()
-    try:
-        network = fx.GraphModule(model, _Tracer().trace(model))
-    except Exception as error:  # a tracer fails in as many ways as Python has
-        _log.warning("batch norms are not folded: %s", " ".join(str(error).split()))
-        return model
-    modules = dict(network.named_modules(remove_duplicate=False))
-    calls = [node for node in network.graph.nodes if node.op == "call_module"]
-    uses = Counter(id(modules[call.target]) for call in calls)
-    for call in calls:
-        norm, source = modules[call.target], call.args[0]
-        conv = modules.get(source.target) if source.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d | SparseConv2d):
-            continue
-        once = len(source.users) == 1 and uses[id(norm)] == uses[id(conv)] == 1
-        if once and norm.running_var is not None:
-            _fold(conv, norm)
-            call.replace_all_uses_with(source)
-            network.graph.erase_node(call)
-    network.delete_all_unused_submodules()
-    network.recompile()
-    return network
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, SparseLayer) or super().is_leaf_module(module, name)
-
-
-@torch.no_grad()
-def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """What a batch norm does to each channel in evaluation mode: multiply, then add."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.affine:
-        scale = norm.weight * scale
-    shift = -norm.running_mean * scale
-    return scale, norm.bias + shift if norm.affine else shift
-
-
-@torch.no_grad()
-def _fold(conv: nn.Conv2d | SparseConv2d, norm: nn.BatchNorm2d) -> None:
-    """Give `conv` the scale and the shift of the batch norm after it."""
-    scale, shift = scale_and_shift(norm)
-    per_kernel = scale[conv.edges[1]] if isinstance(conv, SparseConv2d) else scale
-    conv.weight.mul_(per_kernel.view(-1, *[1] * (conv.weight.ndim - 1)))
-    conv.bias = nn.Parameter(shift if conv.bias is None else conv.bias * scale + shift)

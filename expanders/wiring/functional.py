@@ -27,8 +27,11 @@ def conv2d(
     stride: Sequence[int] = (1, 1),
     margins: Sequence[int] = (0, 0, 0, 0),
     dilation: Sequence[int] = (1, 1),
+    *,
+    bias: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
-    """Convolution over edges only; differentiable in `x` and `weight`, any number of times.
+    """Convolution over edges only, differentiable any number of times.
 
     Args:
         x: images, (N, num_left, H, W).
@@ -37,6 +40,8 @@ def conv2d(
         num_right: number of output channels.
         stride, dilation: vertical and horizontal, in pixels.
         margins: columns and rows of zeros to add: left, right, top, bottom.
+        bias: (num_right,), or None.
+        relu: whether to replace negative outputs by 0.
 
     Returns:
         Contiguous images (N, num_right, H', W'), of the type of `weight`.
@@ -46,14 +51,15 @@ def conv2d(
         NotImplementedError: in forward-mode differentiation.
     """
     _refuse_forward_mode()
-    y: Tensor = _Conv2d.apply(
-        x.to(weight.dtype), weight, edges, num_right, stride, margins, dilation
+    x = x.to(weight.dtype)
+    y: Tensor = _applied(_Conv2d)(
+        x, weight, bias, edges, num_right, stride, margins, dilation, relu
     )
     return y
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, edges: Tensor, num_right: int) -> Tensor:
-    """A linear layer over edges only; differentiable in all three, any number of times.
+    """A linear layer over edges only, differentiable any number of times.
 
     Args:
         x: tokens, (T, num_left).
@@ -70,13 +76,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, edges: Tensor, num_ri
         NotImplementedError: in forward-mode differentiation.
     """
     _refuse_forward_mode()
-    y: Tensor = _Linear.apply(x.to(weight.dtype), weight, bias, edges, num_right)
+    y: Tensor = _applied(_Linear)(x.to(weight.dtype), weight, bias, edges, num_right)
     return y
 
 
+def _applied(function: type[torch.autograd.Function]) -> Any:
+    """The function, with its derivatives where they may be asked for: they take time to set up."""
+    return function.apply if torch.is_grad_enabled() else function.forward
+
+
 def _refuse_forward_mode() -> None:
-    """Raise NotImplementedError where tangents would be lost without a word, as when compiled."""
-    if forward_ad._current_level >= 0:  # compiled, tangents would be lost without a word
+    """Raise NotImplementedError in forward mode: compiled, tangents would be lost in silence."""
+    if forward_ad._current_level >= 0:
         raise NotImplementedError(
             "layers that compute over edges have no forward-mode derivatives (jvp, jacfwd): "
             "use reverse mode (grad, vjp, jacrev), or execution=dense"
@@ -92,29 +103,38 @@ class _Conv2d(torch.autograd.Function):
     def forward(
         x: Tensor,
         weight: Tensor,
+        bias: Tensor | None,
         edges: Tensor,
         num_right: int,
         stride: Sequence[int],
         margins: Sequence[int],
         dilation: Sequence[int],
+        relu: bool,
     ) -> Any:
         return torch.ops.expanders.sparse_conv2d(
-            x, weight, edges, num_right, stride, margins, dilation
+            x, weight, bias, edges, num_right, stride, margins, dilation, relu
         )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, weight, edges, _, *ctx.geometry = inputs
-        ctx.save_for_backward(x, weight, edges)
+        x, weight, _, edges, _, *ctx.geometry, ctx.relu = inputs
+        ctx.save_for_backward(x, weight, edges, *([output] if ctx.relu else []))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        need_x, need_weight = ctx.needs_input_grad[:2]
+        x, weight, edges, *output = ctx.saved_tensors
+        if ctx.relu:
+            grad = grad * (output[0] > 0)
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         x_grad, weight_grad = _Conv2dGradients.apply(
-            grad, *ctx.saved_tensors, *ctx.geometry, need_x, need_weight
+            grad, x, weight, edges, *ctx.geometry, need_x, need_weight
         )
-        unused = (None,) * 5
-        return (x_grad if need_x else None, weight_grad if need_weight else None, *unused)
+        return (
+            x_grad if need_x else None,
+            weight_grad if need_weight else None,
+            grad.sum((0, 2, 3)) if need_bias else None,
+            *(None,) * 6,
+        )
 
 
 class _Conv2dGradients(torch.autograd.Function):
@@ -152,11 +172,13 @@ class _Conv2dGradients(torch.autograd.Function):
         grad, x, weight, edges = ctx.saved_tensors
         grad_slope = x_grad = weight_grad = None
         if ctx.need_x:
-            grad_slope = _Conv2d.apply(x_slope, weight, edges, grad.shape[1], *ctx.geometry)
+            arguments = (x_slope, weight, None, edges, grad.shape[1], *ctx.geometry, False)
+            grad_slope = _Conv2d.apply(*arguments)
             arguments = (grad, x_slope, weight, edges, *ctx.geometry)
             _, weight_grad = _Conv2dGradients.apply(*arguments, False, True)
         if ctx.need_weight:
-            y = _Conv2d.apply(x, weight_slope, edges, grad.shape[1], *ctx.geometry)
+            arguments = (x, weight_slope, None, edges, grad.shape[1], *ctx.geometry, False)
+            y = _Conv2d.apply(*arguments)
             grad_slope = y if grad_slope is None else grad_slope + y
             arguments = (grad, x, weight_slope, edges, *ctx.geometry)
             x_grad, _ = _Conv2dGradients.apply(*arguments, True, False)
@@ -252,11 +274,13 @@ def _one_by_one(
 def _fake_conv2d(
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None,
     edges: Tensor,
     num_right: int,
     stride: Sequence[int],
     margins: Sequence[int],
     dilation: Sequence[int],
+    relu: bool,
 ) -> Tensor:
     left, right, top, bottom = margins
     height = (x.shape[2] + top + bottom - dilation[0] * (weight.shape[1] - 1) - 1) // stride[0] + 1

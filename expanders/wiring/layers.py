@@ -122,6 +122,9 @@ class SparseConv2d(SparseLayer):
         edges: int64, shape (2, num_edges).
         stride, padding, dilation, padding_mode, bias: as in `torch.nn.Conv2d`.
 
+    Attributes:
+        relu: whether negative outputs become 0 (False unless `expanders.wiring.fold` found a ReLU).
+
     Input (N, in_channels, H, W), output (N, out_channels, H', W'); another shape of input raises
     RuntimeError.
 
@@ -148,6 +151,7 @@ class SparseConv2d(SparseLayer):
         self.dilation = dilation
         self.margins = _margins(padding, kernel_size, dilation)
         self.padding_mode = padding_mode
+        self.relu = False
 
     @classmethod
     def from_dense(cls, conv: nn.Conv2d, edges: Edges, *, bias: bool = True) -> Self:
@@ -177,14 +181,15 @@ class SparseConv2d(SparseLayer):
             x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])
             margins = (0, 0, 0, 0)
         if choose(self._execution, self.density, x, self.weight, self.stride) == "sparse":
-            geometry = (self.stride, margins, self.dilation)
-            y = conv2d(x, self.weight, self.edges, self.num_right, *geometry)
-            return y if self.bias is None else y + self.bias[:, None, None]
+            graph, geometry = (self.edges, self.num_right), (self.stride, margins, self.dilation)
+            return conv2d(x, self.weight, *graph, *geometry, bias=self.bias, relu=self.relu)
         left, right, top, bottom = margins
         if (left, top) != (right, bottom):
             x = F.pad(x, margins)
             left = top = 0
-        return F.conv2d(x, self.dense_weight(), self.bias, self.stride, (top, left), self.dilation)
+        weight = self.dense_weight()
+        y = F.conv2d(x, weight, self.bias, self.stride, (top, left), self.dilation)
+        return F.relu(y) if self.relu else y
 
     def extra_repr(self) -> str:
         """Shape, geometry and number of edges, for `print(model)`."""

@@ -19,6 +19,7 @@ from expanders.export.network import Trained, read, write
 from expanders.runs import checkpoint
 from expanders.runs.checkpoint import Blueprint
 from expanders.seeds import stream
+from expanders.wiring.fold import without_norms
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.wire import sparsify
 
@@ -131,52 +132,6 @@ def test_a_layer_is_dense_where_gathers_would_be_larger():
     assert dense == {((3, 3), 110), ((1, 1), 70), ((1, 1), 110)}
 
 
-# ------------------------------------------------------------------------------------- batch norms
-
-
-class Norms(nn.Module):
-    """Norms that can be folded (a) and such that cannot (b: two readers, c: used twice)."""
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(3))
-
-    def forward(self, x):
-        a = self.norms[0](self.convs[0](x))
-        b = self.convs[1](a)
-        b = b + self.norms[1](b)
-        return self.norms[2](self.convs[2](self.norms[2](self.convs[2](b))))
-
-
-@torch.no_grad()
-def test_only_norms_right_after_a_convolution_of_their_own_are_folded():
-    model = Norms()
-    x = torch.randn(8, 3, 5, 5)
-    for norm in model.norms:
-        nn.init.normal_(norm.weight)
-        nn.init.normal_(norm.bias)
-    model(x)
-    before = model.eval()(x)
-    folded = plain.without_norms(model)
-    assert_close(folded(x), before)
-    assert {name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)} == {
-        "norms.1",
-        "norms.2",
-    }
-    assert torch.equal(model(x), before)
-
-
-def test_what_cannot_be_traced_keeps_its_norms(caplog):
-    class Branching(Norms):
-        def forward(self, x):
-            return super().forward(x if x.sum() > 0 else -x)
-
-    folded = plain.without_norms(Branching())
-    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == 3
-    assert "batch norms are not folded" in caplog.text
-
-
 # -------------------------------------------------------------------------------------------- files
 
 
@@ -186,7 +141,7 @@ def test_what_cannot_be_traced_keeps_its_norms(caplog):
 def test_rebuilt_networks_compute_the_same_without_norms(blueprint, graph):
     this = trained(blueprint, graph)
     images = this.images(2)
-    network = plain.gathered(plain.without_norms(this.network))
+    network = plain.gathered(without_norms(this.network))
     assert_close(this.complete(network)(images), this.complete(this.network)(images))
     assert not any(isinstance(m, nn.BatchNorm2d | SparseLayer) for m in network.modules())
 
@@ -199,7 +154,7 @@ def test_rebuilt_networks_compute_the_same_without_norms(blueprint, graph):
 @torch.no_grad()
 def test_files_hold_live_weights_and_compute_the_same(tmp_path, blueprint, graph, degree):
     this = trained(blueprint, graph, degree)
-    network = this.complete(plain.gathered(plain.without_norms(this.network)))
+    network = this.complete(plain.gathered(without_norms(this.network)))
     program = formats.trace(network, 32, 32)
     images = this.images(3)
     expected = this.complete(this.network)(images)

@@ -270,14 +270,15 @@ class TestDerivatives:
         weight = torch.randn(7, 3, 2, dtype=dtype, requires_grad=True)
         edges, geometry = random_edges(3, 4, 7), ((2, 1), (1, 0, 2, 1), (1, 2))
         operators = torch.ops.expanders
-        arguments = (x, weight, edges, 4, *geometry)
-        torch.library.opcheck(operators.sparse_conv2d.default, arguments)
+        bias = torch.randn(4, dtype=dtype, requires_grad=True)
+        for ends in ((None, False), (bias, True)):
+            arguments = (x, weight, ends[0], edges, 4, *geometry, ends[1])
+            torch.library.opcheck(operators.sparse_conv2d.default, arguments)
         grad = torch.randn_like(operators.sparse_conv2d(*arguments)).requires_grad_()
         for needs in ((True, True), (True, False), (False, True)):
             arguments = (grad, x, weight, edges, *geometry, *needs)
             torch.library.opcheck(operators.sparse_conv2d_backward.default, arguments)
         x, weight = x[:, :, 0, 0].detach().requires_grad_(), weight[:, 0, 0].detach()
-        bias = torch.randn(4, dtype=dtype, requires_grad=True)
         weight.requires_grad_()
         for shift in (bias, None):
             arguments = (x, weight, shift, edges, 4)

@@ -17,6 +17,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from expanders.errors import SettingError
 from expanders.export import plain
 from expanders.export.c.memory import Plane, Step, place
+from expanders.wiring.fold import scale_and_shift, without_norms
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 
 Layer = nn.Conv2d | nn.Linear | SparseLayer
@@ -74,7 +75,7 @@ def c_source(
     Raises:
         SettingError: if there is no loop for a layer of the network; it names the layer.
     """
-    folded = plain.without_norms(network)
+    folded = without_norms(network)
     if not isinstance(folded, fx.GraphModule):
         raise _unsupported("a flow of tensors that cannot be traced")
     ShapeProp(folded).propagate(torch.zeros(1, 3, size, size))
@@ -177,7 +178,7 @@ class _Writer:
         self._append(node, node.args[:1], form, activation="none").in_place = False
 
     def _norm(self, node: fx.Node, norm: nn.BatchNorm2d) -> None:
-        scale, shift = (_numpy(values) for values in plain.scale_and_shift(norm))
+        scale, shift = (_numpy(values) for values in scale_and_shift(norm))
         names = f"{self._array('scale', scale)}, {self._array('shift', shift)}"
         form = f"scale_and_shift({{in}}, {{out}}, {names}, {{activation}});"
         self._append(node, node.args[:1], form, activation="none")

@@ -5,6 +5,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/util/Exception.h>
 
+#include <optional>
+
 #include "graph.h"
 
 namespace expanders {
@@ -20,6 +22,13 @@ inline at::Tensor checked_edges(const at::Tensor& edges, int64_t num_edges, int6
                         are_within(first + num_edges, num_edges, outputs),
                     "edges: channel out of range");
   return list;
+}
+
+// The bias, contiguous, or an undefined tensor.
+inline at::Tensor checked_bias(const std::optional<at::Tensor>& bias, int64_t outputs) {
+  if (!bias) return {};
+  TORCH_CHECK(bias->dim() == 1 && bias->size(0) == outputs, "bias must be (", outputs, ",)");
+  return bias->contiguous();
 }
 
 }  // namespace expanders

@@ -42,7 +42,8 @@ struct Gatherer {
   const Adjacency& graph;
 
   // Computes `channel` at the positions rows x columns of `count` images.
-  void run(Target<T> target, int64_t channel, Span rows, Span columns, int64_t count) const {
+  void run(Target<T> target, int64_t channel, Span rows, Span columns, int64_t count,
+           Finish<T> finish = {}) const {
     with_block(at, [&]<int R, int V>() {
       const auto kernel = taps.height == 3 ? gather<T, R, V, 3> : gather<T, R, V, 1>;
       const Neighbour* begin = graph.neighbours.data() + graph.start[channel];
@@ -58,7 +59,7 @@ struct Gatherer {
         const int64_t pitch = direct ? target.row_step : padded;
         for (int64_t x = 0; x < padded; x += V * Simd<T>::lanes)
           kernel(block + x, pitch, source + row * at.pitch + columns.begin + x, plane, at.pitch,
-                 begin, end, weight, at.taps(), taps.columns);
+                 begin, end, weight, at.taps(), taps.columns, finish);
         if (direct) continue;
         for (int64_t r = 0; r < std::min<int64_t>(R, rows.end - row); ++r)
           for (int64_t n = 0; n < count; ++n)
@@ -83,8 +84,10 @@ void for_groups(const Layout& at, int64_t batch, int64_t chunk, int64_t chunks, 
     work(g * at.images, std::min(at.images, batch - g * at.images));
 }
 
+// `bias` may be null.
 template <typename T>
-void conv2d_forward(T* y, const T* x, const T* weight, const Adjacency& graph, const Layout& at,
+void conv2d_forward(T* y, const T* x, const T* weight, const T* bias, bool relu,
+                    const Adjacency& graph, const Layout& at,
              int64_t batch, int64_t inputs, int64_t outputs,
                     int64_t max_threads) {
   const Taps taps(at, 0, false);
@@ -99,8 +102,11 @@ void conv2d_forward(T* y, const T* x, const T* weight, const Adjacency& graph, c
         pack_input(packed.data() + c * plane, x, at, inputs, c, first, count);
       });
       parallel(outputs, threads, [&](int64_t c) {
+        Finish<T> finish;
+        if (bias) finish.shift = bias[c];
+        if (relu) finish.floor = 0;
         const Target<T> target{y + (first * outputs + c) * pixels, outputs * pixels, at.w.out(), 1};
-        gatherer.run(target, c, {0, at.h.out()}, {0, at.w.out()}, count);
+        gatherer.run(target, c, {0, at.h.out()}, {0, at.w.out()}, count, finish);
       });
     });
   });

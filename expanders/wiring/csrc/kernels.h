@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "graph.h"
@@ -30,11 +31,18 @@ inline __attribute__((always_inline)) void add_column(typename Simd<T>::Vector (
     }
 }
 
-// target = sum over neighbours and taps, for one block of positions.
+// What happens to sums as they are written: `shift` is added, and the larger of that and `floor`
+// kept (0 for a ReLU; a NaN stays).
+template <typename T>
+struct Finish {
+  T shift = 0, floor = -std::numeric_limits<T>::infinity();
+};
+
+// target = sum over neighbours and taps, finished, for one block of positions.
 template <typename T, int R, int V, int K>
 void gather(T* target, int64_t target_pitch, const T* source, int64_t plane, int64_t pitch,
             const Neighbour* begin, const Neighbour* end, const T* weight, int64_t taps,
-            const std::vector<Column>& columns) {
+            const std::vector<Column>& columns, Finish<T> finish) {
   typename Simd<T>::Vector sum[R][V] = {};
   for (const Neighbour* n = begin; n != end; ++n)
     for (const Column& c : columns)
@@ -43,8 +51,11 @@ void gather(T* target, int64_t target_pitch, const T* source, int64_t plane, int
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v)
-      Simd<T>::store(target + r * target_pitch + v * Simd<T>::lanes, sum[r][v]);
+    for (int v = 0; v < V; ++v) {
+      const auto value = sum[r][v] + finish.shift;
+      Simd<T>::store(target + r * target_pitch + v * Simd<T>::lanes,
+                     value < finish.floor ? finish.floor - typename Simd<T>::Vector{} : value);
+    }
 }
 
 // result[t] += grad . input shifted by tap t, for the K x M taps whose rows are `pitch` apart and

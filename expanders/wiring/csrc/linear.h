@@ -52,7 +52,7 @@ void gather_tile(T* rows, const T* source, const T* weight, const T* bias, const
     for (int64_t c = 0; c < present; ++c)
       gather<T, 1, V, 1>(block + c * tile, tile, source, tile, tile,
                          graph.neighbours.data() + graph.start[first + c],
-                         graph.neighbours.data() + graph.start[first + c + 1], weight, 1, one_tap);
+                         graph.neighbours.data() + graph.start[first + c + 1], weight, 1, one_tap, {});
     unpack_tokens(rows + first, features, block, tile, present, count,
                   bias ? bias + first : nullptr);
   }

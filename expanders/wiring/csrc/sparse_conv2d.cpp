@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <tuple>
 
 #include "checks.h"
@@ -49,17 +50,19 @@ struct Problem {
   }
 };
 
-Tensor sparse_conv2d(const Tensor& x, const Tensor& weight, const Tensor& edges, int64_t outputs,
-              at::IntArrayRef stride, at::IntArrayRef margins, at::IntArrayRef dilation) {
+Tensor sparse_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Tensor& edges, int64_t outputs, at::IntArrayRef stride,
+                     at::IntArrayRef margins, at::IntArrayRef dilation, bool relu) {
   const Problem it(x, weight, stride, margins, dilation);
   const Tensor xc = x.contiguous(), wc = weight.contiguous();
   const Tensor ec = checked_edges(edges, it.num_edges, it.inputs, outputs);
+  const Tensor bc = checked_bias(bias, outputs);
   Tensor y = at::empty({it.batch, outputs, it.h.out(), it.w.out()}, x.options());
   const int64_t* e = ec.const_data_ptr<int64_t>();
   const Adjacency graph(e + it.num_edges, e, it.num_edges, outputs);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "sparse_conv2d", [&] {
     conv2d_forward(y.mutable_data_ptr<scalar_t>(), xc.const_data_ptr<scalar_t>(),
-            wc.const_data_ptr<scalar_t>(), graph, it.layout, it.batch, it.inputs, outputs,
+            wc.const_data_ptr<scalar_t>(), bias ? bc.const_data_ptr<scalar_t>() : nullptr, relu, graph, it.layout, it.batch, it.inputs, outputs,
             at::get_num_threads());
   });
   return y;
@@ -86,8 +89,8 @@ std::tuple<Tensor, Tensor> sparse_conv2d_backward(const Tensor& grad, const Tens
 }
 
 TORCH_LIBRARY(expanders, m) {
-  m.def("sparse_conv2d(Tensor x, Tensor weight, Tensor edges, int outputs, int[2] stride, "
-        "int[4] margins, int[2] dilation) -> Tensor");
+  m.def("sparse_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor edges, int outputs, "
+        "int[2] stride, int[4] margins, int[2] dilation, bool relu) -> Tensor");
   m.def("sparse_conv2d_backward(Tensor grad, Tensor x, Tensor weight, Tensor edges, int[2] stride, "
         "int[4] margins, int[2] dilation, bool need_x, bool need_weight) -> (Tensor, Tensor)");
 }

@@ -22,8 +22,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& weight, const std::optional<
                      const Tensor& edges, int64_t outputs) {
   const int64_t tokens = x.size(0), inputs = x.size(1), num_edges = weight.size(0);
   const Tensor xc = x.contiguous(), wc = weight.contiguous();
-  const Tensor bc = bias ? bias->contiguous() : Tensor();
-  TORCH_CHECK(!bias || bc.numel() == outputs, "sparse_linear: bias must be (", outputs, ",)");
+  const Tensor bc = checked_bias(bias, outputs);
   const Tensor ec = checked_edges(edges, num_edges, inputs, outputs);
   const int64_t* e = ec.const_data_ptr<int64_t>();
   const Adjacency graph(e + num_edges, e, num_edges, outputs);
