@@ -28,7 +28,8 @@ from expanders.runs.settings import (
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {
     *("hydra", "wandb", "runs_dir", "restart", "dry_run"),
-    *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "channels_last"),
+    *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "norm"),
+    "channels_last",
 }
 _PLACES = {"root", "cache", "storage"}  # of images: they are the same wherever they lie
 _LONGEST = 150  # characters of a label; file systems allow 255 for a name

@@ -87,6 +87,7 @@ class Config:
     clip_grad_norm: float | None = None
     precision: str = "auto"
     compile: str = "auto"
+    norm: str = "auto"
     channels_last: bool = False
     execution: Literal["auto", "dense", "sparse"] = "auto"
     device: str = "auto"

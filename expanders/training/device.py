@@ -1,20 +1,14 @@
-"""On what and how a process computes: device, arithmetic, compilation, memory."""
+"""On what and how a process computes: device, arithmetic, memory."""
 
 import contextlib
 import ctypes
-import logging
-from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from expanders.errors import SettingError
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
-
-_log = logging.getLogger(__name__)
 
 
 def choose_device(name: str, turn: int = 0) -> torch.device:
@@ -46,38 +40,6 @@ def set_arithmetic(precision: Precision, device: torch.device) -> None:
     tf32 = precision in ("auto", "tf32") and device.type == "cuda"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
-
-
-_WORTHWHILE = 100_000  # vgg16bn at degree 3: 22 s of compiling, 0.4 ms less an image from then on
-
-
-def compiled(
-    model: nn.Module, mode: CompileMode, device: torch.device, num_images: int
-) -> Callable[..., Tensor]:
-    """`model`, compiled if `mode` says so; then for inputs of one shape.
-
-    `auto` compiles on a GPU, and on a CPU for a training of so many images (`num_images`, those of
-    all epochs) that it earns back the time of compiling. What was compiled before is forgotten: a
-    process that trains one network after the other would else reach PyTorch's limit and stop
-    compiling, and a run's bits depend on those before it.
-
-    Raises:
-        SettingError: if a mode was asked for by name and nothing can be compiled here.
-    """
-    pays = device.type == "cuda" or num_images >= _WORTHWHILE
-    if mode == "none" or (mode == "auto" and not pays):
-        return model
-    torch.compiler.reset()
-    try:
-        torch.compile(torch.sin)(torch.zeros(2, device=device))
-    except (RuntimeError, OSError) as error:  # no compiler, no headers, a driver too old, ...
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        if mode != "auto":
-            remedy = f"nothing can be compiled here ({reason}); use compile=none"
-            raise SettingError("compile", mode, remedy) from None
-        _log.warning("not compiled, which is slower: %s", reason)
-        return model
-    return torch.compile(model, mode="default" if mode == "auto" else mode, dynamic=False)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from expanders.errors import SettingError
-from expanders.training.device import CompileMode, Precision
+from expanders.training.compilation import CompileMode, Norm
+from expanders.training.device import Precision
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,9 @@ class Settings:
         precision: of the arithmetic; parameters stay float32. `tf32` and `bf16` are for GPUs and
             CPUs that have them; `auto` is tf32 on a GPU and fp32 on a CPU.
         compile: mode of `torch.compile` for training steps, or `none`; `auto` compiles where that
-            pays (see `expanders.training.device.compiled`).
+            pays (see `expanders.training.compilation.compiled`).
+        norm: what computes batch norm on a CPU: `torch`, or the operator (`native`), together with
+            the ReLU that follows; `auto` is the operator where that pays.
         channels_last: keep images and dense kernels with the channels innermost.
 
     Raises:
@@ -32,10 +35,11 @@ class Settings:
     clip_grad_norm: float | None = None
     precision: Precision = "auto"
     compile: CompileMode = "auto"
+    norm: Norm = "auto"
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        for name, hint in (("precision", Precision), ("compile", CompileMode)):
+        for name, hint in (("precision", Precision), ("compile", CompileMode), ("norm", Norm)):
             if getattr(self, name) not in get_args(hint):
                 remedy = f"must be {' or '.join(get_args(hint))}"
                 raise SettingError(name, getattr(self, name), remedy)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from expanders.training.device import compiled
+from expanders.training.compilation import compiled
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
 
@@ -33,7 +33,7 @@ class Stepper:
         self._parallel = team.parallel(model)
         # Several processes on CPUs have not been tried compiled: `auto` then sees nothing to gain.
         gain = num_images if team.size == 1 else 0
-        self._compiled = compiled(self._parallel, settings.compile, device, gain)
+        self._compiled = compiled(self._parallel, settings.compile, settings.norm, device, gain)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step on a batch.

@@ -26,11 +26,8 @@ _registrations: list[Callable[[], None]] = []
 
 
 def when_loaded(register: Callable[[], None]) -> Callable[[], None]:
-    """Have `register` called once the operators exist, to add their derivatives."""
-    with _lock:
-        _registrations.append(register)
-        if _outcome == [True]:
-            register()
+    """Have `is_available` call `register` once the operators exist, to add their derivatives."""
+    _registrations.append(register)
     return register
 
 
@@ -41,8 +38,6 @@ def is_available() -> bool:
         if not _outcome:
             try:
                 torch.ops.load_library(str(library()))  # type: ignore[no-untyped-call]
-                for register in _registrations:
-                    register()
                 _outcome.append(True)
             except (OSError, subprocess.CalledProcessError) as error:
                 lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
@@ -52,6 +47,8 @@ def is_available() -> bool:
                     next((line for line in lines if "error" in line), lines[0]),
                 )
                 _outcome.append(False)
+        while _outcome[0] and _registrations:
+            _registrations.pop()()
         return _outcome[0]
 
 

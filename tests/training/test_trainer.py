@@ -9,6 +9,7 @@ from expanders.errors import DivergedError, SettingError
 from expanders.training import schedules
 from expanders.training.settings import Settings
 from expanders.training.trainer import Trainer, evaluate
+from expanders.wiring import native
 from expanders.wiring.wire import sparsify
 from tests.outcomes import without_times
 
@@ -93,12 +94,14 @@ def test_same_seeds_same_bits_whatever_the_global_generator():
     assert not same_weights(first.model, run(trainer(seed=1), 3).model)
 
 
-@pytest.mark.parametrize("compile", ["none", "default"])
-def test_continues_bit_for_bit_from_its_state(compile):
-    whole = run(trainer(compile=compile), 4)
-    half = run(trainer(compile=compile), 2)
+@pytest.mark.parametrize("options", [{}, {"compile": "default"}, {"norm": "native"}], ids=str)
+def test_continues_bit_for_bit_from_its_state(options):
+    if "norm" in options and not native.is_available():
+        pytest.skip("no C++ compiler")
+    whole = run(trainer(**options), 4)
+    half = run(trainer(**options), 2)
     weights, state = copy.deepcopy((half.model.state_dict(), half.state_dict()))
-    rest = trainer(compile=compile)
+    rest = trainer(**options)
     rest.model.load_state_dict(weights)
     rest.load_state_dict(state)
     run(rest, 2)
@@ -190,9 +193,18 @@ def test_an_overflow_in_evaluation_is_no_loss_at_all():
 
 
 @pytest.mark.parametrize(
-    "options", [{"compile": "default"}, {"channels_last": True}, {"precision": "bf16"}]
+    "options",
+    [
+        {"compile": "default"},
+        {"norm": "native"},
+        {"channels_last": True},
+        {"precision": "bf16"},
+        {"norm": "native", "precision": "bf16"},
+    ],
 )
 def test_how_it_is_computed_changes_rounding_only(options):
+    if "norm" in options and not native.is_available():
+        pytest.skip("no C++ compiler")
     tolerance = 0.05 if "precision" in options else 1e-4
     models = [network(), network()]
     for model in models:

@@ -1,0 +1,119 @@
+"""Batch norm, and the operations that follow it, joined in a captured network.
+
+`torch.compile` captures a network as a graph of PyTorch's functions, however its modules are
+written. In that graph, batch norms in training are replaced by `expanders.wiring.norm.batch_norm`,
+together with what follows, if nothing else needs what lies between:
+
+    ReLU;   ReLU and 2x2 max-pool;   addition and ReLU
+
+The network itself is not touched: its modules, parameters and buffers stay what they are.
+"""
+
+import inspect
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from expanders.wiring.norm import batch_norm, can_pool, is_supported
+
+_RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+_ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_")
+_ADDITION_IN_PLACE = (operator.iadd, "add_")
+_MAX_POOL = (F.max_pool2d, torch.max_pool2d)
+
+
+def fuse_norms(graph: fx.Graph) -> int:
+    """Replace the batch norms of a captured network by the operator; returns how many."""
+    norms = [node for node in graph.nodes if node.target is F.batch_norm]
+    return sum(_fuse(graph, norm) for norm in norms)
+
+
+def _fuse(graph: fx.Graph, norm: fx.Node) -> bool:
+    """Replace one batch norm and what follows it, if the operator can compute it."""
+    arguments = _arguments(norm, F.batch_norm)
+    x, weight = arguments.pop("input"), arguments["weight"]
+    if arguments["training"] is not True or not isinstance(arguments["momentum"], float):
+        return False
+    if not is_supported(_value(x), None if weight is None else _value(weight)):
+        return False
+    nodes, options = _followers(norm)
+    if not _can_move(x, options.get("residual"), nodes):
+        nodes, options = [norm], {}
+    with graph.inserting_before(nodes[-1]):
+        new = graph.call_function(batch_norm, (x,), {**arguments, **options})
+    new.meta = dict(nodes[-1].meta)
+    nodes[-1].replace_all_uses_with(new)
+    for node in reversed(nodes):
+        graph.erase_node(node)
+    return True
+
+
+def _can_move(x: fx.Node, residual: fx.Node | None, nodes: list[fx.Node]) -> bool:
+    """Whether nothing that comes between the nodes takes, and may change, what they are given."""
+    order = list(x.graph.nodes)
+    between = order[order.index(nodes[0]) : order.index(nodes[-1])]
+    inputs = {node for other in between if other not in nodes for node in other.all_input_nodes}
+    return x not in inputs and residual not in inputs
+
+
+def _followers(norm: fx.Node) -> tuple[list[fx.Node], dict[str, Any]]:
+    """The batch norm and the nodes to be joined with it, and what these are to `batch_norm`."""
+    line = [norm]
+    while len(line) < 3 and len(line[-1].users) == 1:  # nothing else needs what lies between
+        line.extend(line[-1].users)
+    first, second = [*line[1:], None, None][:2]
+    if _calls(first, _RELU):
+        if second is not None and _calls(second, _MAX_POOL) and _is_supported_pool(second, norm):
+            return line, {"relu": True, "pool": True}
+        return line[:2], {"relu": True}
+    if first is not None and _calls(first, _ADDITION) and _calls(second, _RELU):
+        residual = _residual(first, norm)
+        if residual is not None:
+            return line, {"residual": residual, "relu": True}
+    return [norm], {}
+
+
+def _residual(addition: fx.Node, norm: fx.Node) -> fx.Node | None:
+    """What is added to the batch norm, if it is another tensor of the same shape and type."""
+    if addition.kwargs or len(addition.args) != 2:
+        return None
+    if addition.args[0] is not norm and _calls(addition, _ADDITION_IN_PLACE):
+        return None  # it changes the other tensor, which may be used again
+    other = addition.args[1] if addition.args[0] is norm else addition.args[0]
+    if other is norm or not isinstance(other, fx.Node):
+        return None
+    ours, theirs = _value(norm), _value(other)
+    return other if (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) else None
+
+
+def _is_supported_pool(node: fx.Node, norm: fx.Node) -> bool:
+    """Whether a max-pool takes 2x2 pixels at a time and leaves no rest."""
+    pool = _arguments(node, F.max_pool2d_with_indices)
+    size, stride = _pair(pool["kernel_size"]), _pair(pool["stride"] or pool["kernel_size"])
+    plain = _pair(pool["padding"]) == (0, 0) and _pair(pool["dilation"]) == (1, 1)
+    whole = can_pool(_value(norm)) and not pool["return_indices"]
+    return size == stride == (2, 2) and plain and whole
+
+
+def _calls(node: fx.Node | None, targets: tuple[Any, ...]) -> bool:
+    return node is not None and node.op.startswith("call") and node.target in targets
+
+
+def _value(node: fx.Node) -> torch.Tensor:
+    """A tensor without data, of the shape and type that the node will have."""
+    value: torch.Tensor = node.meta["example_value"]
+    return value
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return tuple(value) * (2 // len(value)) if isinstance(value, list | tuple) else (value, value)
+
+
+def _arguments(node: fx.Node, function: Any) -> dict[str, Any]:
+    """All arguments of a call by their names in `function`."""
+    bound = inspect.signature(function).bind(*node.args, **node.kwargs)
+    bound.apply_defaults()
+    return bound.arguments
