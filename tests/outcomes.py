@@ -16,7 +16,7 @@ import torch
 from expanders.files import read_sealed
 from tests.conftest import ROOT
 
-TIMES = {"seconds", "images_per_second", "first_step_seconds"}
+TIMES = {"seconds", "images_per_second", "first_step_seconds", "wiring_seconds"}
 
 
 def outcome(folder: Path) -> dict[str, str]:

@@ -143,6 +143,7 @@ class Run:
         return results | {
             metrics.LIVE_PARAMETERS: self.report.live,
             metrics.DENSE_PARAMETERS: self.report.dense,
+            metrics.WIRING_SECONDS: self.checkpoints.wiring.seconds,
             **{metrics.graph(name): value for name, value in self.report.summary().items()},
             **self.trainer.summary,
         }

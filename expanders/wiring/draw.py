@@ -7,8 +7,9 @@ it asks for them, training images. Both are chosen by the group `graph`.
 
 import copy
 import itertools
+import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -39,6 +40,7 @@ class Wiring:
         kept: why each other layer stays dense, by its name.
         streams: the seed streams that the edges depend on.
         facts: numbers that the method tells about its choice, by name.
+        seconds: that the choice took.
     """
 
     edges: Mapping[str, Edges]
@@ -46,6 +48,7 @@ class Wiring:
     kept: Mapping[str, str] = field(default_factory=dict)
     streams: tuple[str, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,20 @@ def draw(
     Raises:
         SettingError: if edges cannot be had, or a skipped name does not exist.
     """
+    start = time.perf_counter()
+    wiring = _chosen(model, graph, degree, seed, skip, images)
+    return replace(wiring, seconds=time.perf_counter() - start)
+
+
+def _chosen(
+    model: nn.Module,
+    graph: Graph,
+    degree: int | float | DegreePolicy,
+    seed: int,
+    skip: Skip | None,
+    images: LabelledImages | None,
+) -> Wiring:
+    """The wiring that `draw` returns."""
     kept = _reasons_to_keep(model, skip)
     layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
     if _function(graph) is graphs.dense:
