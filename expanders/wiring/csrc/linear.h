@@ -9,6 +9,8 @@
 
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -20,11 +22,12 @@
 
 namespace expanders {
 
-// How many vectors of tokens are transposed at a time: so many that they stay in the cache.
+// How many vectors of tokens are transposed at a time: so many that all their features take at most
+// half of a core's second cache, and that no more than 32 rows are read and written side by side.
 template <typename T>
 int tile_vectors(int64_t features, int64_t tokens) {
-  constexpr int64_t cache = 1 << 18;  // bytes
-  int vectors = 4;
+  static const int64_t cache = std::max(sysconf(_SC_LEVEL2_CACHE_SIZE), 1L << 19) / 2;
+  int vectors = std::clamp<int>(32 / Simd<T>::lanes, 1, 4);
   while (vectors > 1 && (features * vectors * kVectorBytes > cache ||
                          tokens <= vectors / 2 * Simd<T>::lanes))
     vectors /= 2;
@@ -93,7 +96,7 @@ void linear_forward(T* y, const T* x, const T* weight, const T* bias, const Adja
   with_vectors(tile_vectors<T>(inputs, tokens), [&]<int V>() {
     constexpr int64_t tile = V * Simd<T>::lanes;
     parallel(threads, threads, [&](int64_t chunk) {
-      std::vector<T> packed(inputs * tile);
+      const Buffer<T> packed(inputs * tile);
       for_tiles(tokens, tile, chunk, threads, [&](int64_t first, int64_t count) {
         pack_tokens(packed.data(), tile, x + first * inputs, inputs, count);
         gather_tile<T, V>(y + first * outputs, packed.data(), weight, bias, graph, count);
@@ -115,7 +118,7 @@ void linear_backward(T* x_grad, T* weight_grad, T* bias_grad, const T* y_grad, c
   with_vectors(tile_vectors<T>(outputs + (weight_grad ? inputs : 0), tokens), [&]<int V>() {
     constexpr int64_t lanes = Simd<T>::lanes, tile = V * lanes;
     parallel(threads, threads, [&](int64_t chunk) {
-      std::vector<T> grad(outputs * tile), packed(weights ? inputs * tile : 0);
+      const Buffer<T> grad(outputs * tile), packed(weights ? inputs * tile : 0);
       T* sums = partial.data() + chunk * (weights + biases);
       for_tiles(tokens, tile, chunk, threads, [&](int64_t first, int64_t count) {
         pack_tokens(grad.data(), tile, y_grad + first * outputs, outputs, count);

@@ -5,10 +5,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <type_traits>
 #include <utility>
 
 namespace expanders {
+
+using std::int64_t;
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -24,6 +27,22 @@ constexpr int kVectorBytes = 16;
 #else
 #define KEEP_IN_REGISTER(v)
 #endif
+
+// Memory for so many values, aligned for vectors and not initialised.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count)
+      : values_(static_cast<T*>(::operator new(count * sizeof(T), kAlignment))) {}
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { ::operator delete(values_, kAlignment); }
+  T* data() const { return values_; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  T* values_;
+};
 
 template <typename T>
 struct Simd {
