@@ -20,7 +20,7 @@ from expanders.report.places import (
     places_of,
     text,
 )
-from expanders.report.run_records import DENSE, RunRecord, Skipped
+from expanders.report.run_records import DENSE, THIN, RunRecord, Skipped
 from expanders.training import metrics
 
 _PAPER_ORDER = ("rreg", "xnet", "random")
@@ -140,7 +140,7 @@ class _Naming:
 
 def _kind(name: str, needs: Sequence[str]) -> Kind:
     """The group of arms that a graph belongs to, by its name and what its wiring looked at."""
-    if name in (DENSE, "thin"):
+    if name in (DENSE, THIN):
         return "dense and thin"
     if needs:
         return "scored wirings"

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from expanders.errors import SettingError
-from expanders.report.run_records import DENSE, RunRecord
+from expanders.report.run_records import DENSE, THIN, RunRecord
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
 Option = tuple[str, Settings]  # the name of a choice in a group, and its settings
@@ -65,8 +65,8 @@ def _completed(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     A definition leaves out what is a default. Where another run with the same choice differs in
     such a key, its value is taken from the whole configuration of any run that has the default.
     """
-    definitions = [dict(_flat(record.definition)) for record in records]
-    configs = [dict(_flat(record.config)) for record in records]
+    definitions = [_settings(record, record.definition) for record in records]
+    configs = [_settings(record, record.config) for record in records]
     defaults: dict[tuple[str, str], Any] = {}
     for record, definition, config in zip(records, definitions, configs, strict=True):
         for key in config.keys() - definition.keys():
@@ -87,6 +87,14 @@ def _completed(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     return completed
 
 
+def _settings(record: RunRecord, nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted key, without what follows from a thin network's degree."""
+    flat = dict(_flat(nested))
+    if record.choices["graph"] == THIN:
+        flat.pop("model.width", None)
+    return flat
+
+
 def _choice(record: RunRecord, key: str) -> str:
     """The option that a key belongs to, whose default another option need not share."""
     group = key.partition(".")[0]
@@ -103,7 +111,7 @@ def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str
         if key in tuned:
             cut["tuned"][key] = value
         elif key == "init.fan":  # of sparse layers; the dense twin is the same for all
-            if choices["graph"] != DENSE:
+            if choices["graph"] not in (DENSE, THIN):
                 cut["graph"][key] = value
         elif group in ("model", "graph"):
             cut[group][rest] = value

@@ -23,7 +23,8 @@ from expanders.report.json_files import (
 from expanders.runs import folders
 from expanders.training import metrics
 
-DENSE = "dense"  # the graph model of unpruned networks
+DENSE = "dense"  # the graph of unpruned networks
+THIN = "thin"  # and of those that are dense, but have few channels
 State = Literal["finished", "failed", "unfinished"]
 
 # What a folder has that a run was started in.
@@ -103,7 +104,12 @@ class RunRecord:
         return tuple(w for stream, w in seen.items() if stream in (self.wiring.streams or ()))
 
     def share(self, name: str, whole: str) -> float | None:
-        """One positive number of the summary divided by another, if both are there."""
+        """One positive number of the summary divided by another, if both are there.
+
+        Not of a thin network: it is its own dense twin.
+        """
+        if self.choices["graph"] == THIN:
+            return None
         first, second = self.summary.get(name, 0), self.summary.get(whole, 0)
         return first / second if first > 0 and second > 0 else None
 
@@ -254,5 +260,5 @@ def _streams(config: Mapping[str, Any], wiring: Wiring) -> Streams:
     if len(whole) < len(seeds):
         raise Unreadable("config.json has no whole numbers for seed and seeds")
     graph, init, data = whole
-    drawn = choices["graph"] != DENSE and "graph" in (wiring.streams or ("graph",))
+    drawn = choices["graph"] not in (DENSE, THIN) and "graph" in (wiring.streams or ("graph",))
     return Streams(graph if drawn else None, init, data)

@@ -63,6 +63,8 @@ def write_run(
     definition["optimizer"] = {"lr": lr} if lr != 0.05 else {}
     config["graph"] |= options or {}
     definition["graph"] = dict(options or {})
+    if graph == "thin":
+        config["model"]["width"] = definition.setdefault("model", {})["width"] = 0.1 * degree
     if not dense:
         choices["degree"] = "constant"
         policy = "expanders.wiring.degrees.constant"
@@ -85,6 +87,8 @@ def write_run(
         gap = {"graph/normalised_gap_mean": 0.1, "graph/ramanujan_ratio_mean": 0.95}
         no_gap = dict.fromkeys(gap)
         size = {"params/live": 14_990_922 if dense else live, "params/dense": 14_990_922}
+        if graph == "thin":
+            size["params/dense"] = live
         size |= {"graph/effective_parameters": live - 1000, "seconds": 12.5}
         values = size | (no_gap if dense else gap | (measures or {}))
         scores = {"test/accuracy": accuracy, "val/accuracy": val or accuracy}

@@ -159,6 +159,17 @@ def test_a_run_that_has_not_wired_yet_belongs_to_the_arm_of_its_namesakes(tmp_pa
     assert table.missing(arm, table.columns[0]) == 0
 
 
+def test_thin_networks_of_all_degrees_stand_in_the_table_of_the_others(tmp_path):
+    for degree in (3, 15):
+        for graph in ("rreg", "thin"):
+            write_run(tmp_path, graph, degree, fan="live" if graph == "rreg" else "dense")
+    (table,), _ = arrange(read_records(tmp_path)[0])
+    assert [arm.label for arm in table.sparse] == ["rreg", "thin"]
+    shown = tables.side_by_side(table, {}).rows
+    share = tables.side_by_side(table, {}).header.index("% of dense")
+    assert [row[share].lines for row in shown] == [("0.867",), ("–",)] * 2
+
+
 def test_thin_that_wins_is_said(tmp_path):
     for seed in SEEDS:
         write_run(tmp_path, "rreg", 3, seed, 0.8)
