@@ -26,10 +26,13 @@ inline __attribute__((always_inline)) void transpose(
   }
 }
 
+// How many bytes ahead rows are fetched: more of them than the processor follows by itself.
+constexpr int64_t kAhead = 256;
+
 // packed[f * tile + t] = rows[t * features + f], or 0 from token `count` on.
 template <typename T>
 void pack_tokens(T* packed, int64_t tile, const T* rows, int64_t features, int64_t count) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Simd<T>::lanes, ahead = kAhead / sizeof(T);
   typename Simd<T>::Vector square[lanes];
   for (int64_t t = 0; t < tile; t += lanes)
     for (int64_t f = 0; f < features; f += lanes) {
@@ -37,7 +40,10 @@ void pack_tokens(T* packed, int64_t tile, const T* rows, int64_t features, int64
       T* target = packed + f * tile + t;
       if (t + lanes <= count && f + lanes <= features) {
 #pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) square[i] = Simd<T>::load(corner + i * features);
+        for (int i = 0; i < lanes; ++i) {
+          __builtin_prefetch(corner + i * features + ahead);
+          square[i] = Simd<T>::load(corner + i * features);
+        }
         transpose<T>(square);
 #pragma GCC unroll 16
         for (int i = 0; i < lanes; ++i) Simd<T>::store(target + i * tile, square[i]);
@@ -57,7 +63,7 @@ void pack_tokens(T* packed, int64_t tile, const T* rows, int64_t features, int64
 template <typename T>
 void unpack_tokens(T* rows, int64_t features, const T* packed, int64_t tile, int64_t width,
                    int64_t count, const T* bias) {
-  constexpr int lanes = Simd<T>::lanes;
+  constexpr int lanes = Simd<T>::lanes, ahead = kAhead / sizeof(T);
   typename Simd<T>::Vector square[lanes];
   for (int64_t t = 0; t < count; t += lanes)
     for (int64_t f = 0; f < width; f += lanes) {
@@ -76,8 +82,10 @@ void unpack_tokens(T* rows, int64_t features, const T* packed, int64_t tile, int
       transpose<T>(square);
       if (wide == lanes && t + lanes <= count) {
 #pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i)
+        for (int i = 0; i < lanes; ++i) {
+          __builtin_prefetch(corner + i * features + ahead, 1);
           Simd<T>::store(corner + i * features, square[i] + shift);
+        }
         continue;
       }
       for (int64_t i = 0; i < std::min<int64_t>(lanes, count - t); ++i) {
