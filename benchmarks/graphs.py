@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from expanders import degrees, graphs, models, spectra
 from expanders.seeds import stream
-from expanders.wiring import wire
+from expanders.wiring.draw import stem_and_head
 
 CASES = [("vgg16bn", 3), ("vgg16bn", 15), ("vgg16bn", 60), ("resnet50", 3), ("resnet152", 3)]
 Layers = list[tuple[degrees.LayerShape, int]]
@@ -60,7 +60,7 @@ def layers_of(network: str, degree: int) -> Layers:
     """The sparse layers of a network and their numbers of edges, at equal budgets."""
     with torch.device("meta"):
         model = getattr(models, network)()
-    skip = wire.stem_and_head(model)
+    skip = stem_and_head(model)
     shapes = tuple(
         degrees.LayerShape(name, *reversed(module.weight.shape[:2]))
         for name, module in model.named_modules()

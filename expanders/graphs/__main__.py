@@ -13,6 +13,8 @@ import argparse
 import ast
 import inspect
 import math
+import os
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -66,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{spec:{width}s}{values}", flush=True)
     except SettingError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except MemoryError as error:
+        parser.exit(2, f"{parser.prog}: a graph of this shape does not fit into memory: {error}\n")
 
 
 def parse_model(spec: str) -> GraphModel:
@@ -144,6 +148,8 @@ def save(path: Path, models: Models, shape: Shape, num_edges: int) -> None:
         Panel(spec, draw(model, shape, num_edges, 0), *shape) for spec, model in models.items()
     ]
     try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
         figure(panels).savefig(path, dpi=100)
     except (OSError, ValueError) as error:
         raise SettingError("save", path, f"cannot write the picture: {error}") from None
@@ -176,4 +182,7 @@ def _values(measured: Iterable[spectra.Measures], key: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # what reads the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

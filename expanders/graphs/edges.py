@@ -15,8 +15,10 @@ GraphModel = Callable[..., IntArray]
 
 def check_budget(num_left: int, num_right: int, num_edges: int) -> None:
     """Raise `SettingError` unless a num_left x num_right graph can have num_edges edges."""
-    for name, size in (("num_left", num_left), ("num_right", num_right)):
-        if size < 1:
+    for name, size in (("num_left", num_left), ("num_right", num_right), ("num_edges", num_edges)):
+        if isinstance(size, bool) or not isinstance(size, int | np.integer):
+            raise SettingError(name, size, "give a whole number")
+        if size < 1 and name != "num_edges":
             raise SettingError(name, size, "a graph has at least one vertex on each side")
     if not 1 <= num_edges <= num_left * num_right:
         shape, most = f"{num_left}x{num_right}", num_left * num_right

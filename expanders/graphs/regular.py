@@ -39,7 +39,7 @@ def rreg(
     """
     check_budget(num_left, num_right, num_edges)
     check_choice("select", select, Selection)
-    if not isinstance(draws, int) or draws < 1:
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise SettingError("draws", draws, "give a whole number of graphs, at least one")
     if num_edges == num_left * num_right:
         return ring(num_left, num_right, num_edges)

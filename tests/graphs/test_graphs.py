@@ -334,6 +334,9 @@ def test_wrong_options_are_named():
     for call, message in [
         (lambda: graphs.rreg(4, 4, 8, rng, select="best"), "select=best: choose none"),
         (lambda: graphs.rreg(4, 4, 8, rng, draws=0), "draws=0"),
+        (lambda: graphs.rreg(4, 4, 8, rng, draws=True), "draws=True"),
+        (lambda: graphs.rreg(4, 4, 8.5, rng), r"num_edges=8\.5: give a whole number"),
+        (lambda: graphs.xnet(4, "4", 8, rng), "num_right=4: give a whole number"),
         (lambda: graphs.rreg(4, 4, 8, rng, draws="many"), "draws=many: give a whole number"),
         (lambda: graphs.rewired(4, 4, 8, rng, p=1.5), r"p=1\.5: give a number between 0 and 1"),
         (lambda: graphs.rewired(4, 4, 8, rng, p="half"), "p=half: give a number"),

@@ -60,6 +60,7 @@ def test_the_first_table_of_the_docs_is_what_the_command_prints(capsys):
         (["--degree", "inf"], "degree=inf: give a number of at least 1"),
         (["--shape", "0x4"], "shape=0x4: give inputs x outputs"),
         (["--seeds", "0"], "seeds=0"),
+        (["rreg", "--save", "."], "save=.: cannot write the picture: it is a folder"),
         (["mypkg.ring"], "model=mypkg.ring: cannot be imported: No module named 'mypkg'"),
         (["math.nothing"], "model=math.nothing: cannot be imported: module 'math'"),
         (["math.pi"], "model=math.pi: is a float, not a function"),
@@ -99,6 +100,24 @@ def test_a_model_of_ones_own_package(tmp_path):
     bad = run("mypkg.ring:step=2").stderr
     assert bad.count("\n") == 1
     assert "distinct edges, sorted by (right, left)" in bad
+
+
+def test_a_shape_beyond_the_memory_ends_in_one_line(capsys, monkeypatch):
+    def model(*_):
+        raise MemoryError("Unable to allocate 298. GiB")
+
+    monkeypatch.setattr(graphs, "random", model)
+    with pytest.raises(SystemExit, match="2"):
+        main(["random"])
+    error = capsys.readouterr().err
+    assert "does not fit into memory: Unable to allocate 298. GiB" in error
+    assert error.count("\n") == 1
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    command = f"{sys.executable} -m expanders.graphs circulant --seeds 1 --degree 2 3 | head -c 1"
+    run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert run.stderr == ""
 
 
 def test_a_picture_without_matplotlib_says_what_to_install(monkeypatch, tmp_path, capsys):

@@ -129,6 +129,17 @@ def test_a_large_complete_graph_beside_isolated_vertices_has_no_second_singular_
     assert (values["sigma2"], values["normalised_gap"]) == (0, 1)
 
 
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_iterations_on_nearly_complete_graphs(missing):
+    # the matrix then has a rank of 1 to 3: iterations end where nothing is left over
+    for size in range(129, 150):
+        edges = graphs.random(size, 150, 150 * size - missing, np.random.default_rng(size))
+        values = spectra.spectrum(spectra.biadjacency(edges, size, 150))
+        dense = spectra.biadjacency(edges, size, 150).toarray()
+        expected = np.linalg.svd(dense, compute_uv=False)[:2]
+        np.testing.assert_allclose(values[:2], expected, rtol=1e-11, atol=1e-9)
+
+
 def expansion_by_exhaustion(edges, num_left):
     neighbours = [frozenset(edges[1][edges[0] == i].tolist()) for i in range(num_left)]
     return min(
