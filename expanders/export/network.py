@@ -174,8 +174,9 @@ def _encode(trained: Trained, form: str, dense: bool) -> bytes:
     if form == "dense-torch":
         return formats.state_file(plain.dense(trained.network), trained.blueprint.build())
     folded = without_norms(trained.network)
-    network = trained.complete(plain.dense(folded) if dense else plain.gathered(folded))
-    program = formats.trace(network, trained.size, trained.size)
+    better = plain.is_faster_gathered if form == "onnx" else plain.is_smaller_gathered
+    network = plain.dense(folded) if dense else plain.gathered(folded, better)
+    program = formats.trace(trained.complete(network), trained.size, trained.size)
     encode = formats.torch_file if form == "torch" else formats.onnx_file
     return encode(program, trained.metadata())
 

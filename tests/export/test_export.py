@@ -16,7 +16,7 @@ from expanders.errors import SettingError
 from expanders.export import __main__ as command
 from expanders.export import formats, plain
 from expanders.export.network import Trained, read, write
-from expanders.runs import checkpoint
+from expanders.runs import checkpoint, folders
 from expanders.runs.checkpoint import Blueprint
 from expanders.seeds import stream
 from expanders.wiring.fold import without_norms
@@ -56,7 +56,7 @@ def run_folder(tmp_path):
     checkpoint.save(tmp_path / "best.pt", trained().network, RESNET32)
     dataset = {"transform": {"_target_": "expanders.data.Transform", **TRANSFORM}, "source": {}}
     (tmp_path / "config.json").write_text(json.dumps({"dataset": dataset}))
-    (tmp_path / "summary.json").write_text("{}")
+    folders.write_summary(tmp_path, {}, "")
     return tmp_path
 
 
@@ -72,6 +72,10 @@ def random_edges(num_left, num_right, num_edges):
     if num_edges == 0:
         return torch.zeros(2, 0, dtype=torch.int64)
     return torch.as_tensor(graphs.random(num_left, num_right, num_edges, stream(0, "graph")))
+
+
+def always(layer):
+    return True
 
 
 def fill(layer):
@@ -99,8 +103,8 @@ def test_plain_convolutions_compute_the_same(num_edges, kernel_size, options):
     edges = random_edges(10, 12, num_edges)
     model = fill(SparseConv2d(10, 12, kernel_size, edges, **options))
     x = torch.randn(2, 10, 9, 7)
-    for rebuild in (plain.gathered, plain.dense):
-        assert_close(rebuild(model)(x), model(x))
+    for rebuilt in (plain.gathered(model, always), plain.dense(model)):
+        assert_close(rebuilt(x), model(x))
 
 
 @pytest.mark.parametrize("num_edges", [0, 12, 120])
@@ -109,13 +113,13 @@ def test_plain_convolutions_compute_the_same(num_edges, kernel_size, options):
 def test_plain_linear_layers_compute_the_same(num_edges, shape):
     model = fill(SparseLinear(10, 12, random_edges(10, 12, num_edges)))
     x = torch.randn(shape)
-    for rebuild in (plain.gathered, plain.dense):
-        assert_close(rebuild(model)(x), model(x))
+    for rebuilt in (plain.gathered(model, always), plain.dense(model)):
+        assert_close(rebuilt(x), model(x))
 
 
 def test_gathers_hold_live_weights_and_nothing_else():
     layer = SparseConv2d(10, 12, (3, 3), random_edges(10, 12, 30), bias=False)
-    conv = plain.gathered(fill(layer))[0]
+    conv = plain.gathered(fill(layer), always)[0]
     assert isinstance(conv, plain.GatheredConv2d)
     kernels = [slot[1].weight for slot in conv.slots]
     assert sum(kernel.shape[0] for kernel in kernels) == 30
@@ -127,9 +131,28 @@ def test_a_layer_is_dense_where_gathers_would_be_larger():
     for kernel_size in ((3, 3), (1, 1)):
         for num_edges in (50, 70, 110):
             layer = SparseConv2d(10, 12, kernel_size, random_edges(10, 12, num_edges))
-            kinds[kernel_size, num_edges] = type(plain.gathered(fill(layer))[0])
+            kinds[kernel_size, num_edges] = type(
+                plain.gathered(fill(layer), plain.is_smaller_gathered)[0]
+            )
     dense = {key for key, kind in kinds.items() if kind is nn.Conv2d}
     assert dense == {((3, 3), 110), ((1, 1), 70), ((1, 1), 110)}
+
+
+def test_a_layer_is_dense_where_gathers_would_be_slower():
+    kinds = {}
+    for kernel_size, stride in (((3, 3), 1), ((3, 3), 2), ((1, 1), 1)):
+        for num_edges in (60, 400, 1000):
+            edges = random_edges(64, 64, num_edges)
+            layer = SparseConv2d(64, 64, kernel_size, edges, stride=(stride, stride))
+            rebuilt = plain.gathered(fill(layer), plain.is_faster_gathered)[0]
+            kinds[kernel_size, stride, num_edges] = type(rebuilt)
+    gathered = {key for key, kind in kinds.items() if kind is plain.GatheredConv2d}
+    assert gathered == {
+        ((3, 3), 1, 60),
+        ((3, 3), 1, 400),
+        ((3, 3), 2, 60),
+        ((1, 1), 1, 60),
+    }
 
 
 # -------------------------------------------------------------------------------------------- files
@@ -141,7 +164,7 @@ def test_a_layer_is_dense_where_gathers_would_be_larger():
 def test_rebuilt_networks_compute_the_same_without_norms(blueprint, graph):
     this = trained(blueprint, graph)
     images = this.images(2)
-    network = plain.gathered(without_norms(this.network))
+    network = plain.gathered(without_norms(this.network), plain.is_smaller_gathered)
     assert_close(this.complete(network)(images), this.complete(this.network)(images))
     assert not any(isinstance(m, nn.BatchNorm2d | SparseLayer) for m in network.modules())
 
@@ -154,7 +177,7 @@ def test_rebuilt_networks_compute_the_same_without_norms(blueprint, graph):
 @torch.no_grad()
 def test_files_hold_live_weights_and_compute_the_same(tmp_path, blueprint, graph, degree):
     this = trained(blueprint, graph, degree)
-    network = this.complete(plain.gathered(without_norms(this.network)))
+    network = this.complete(plain.gathered(without_norms(this.network), plain.is_smaller_gathered))
     program = formats.trace(network, 32, 32)
     images = this.images(3)
     expected = this.complete(this.network)(images)
