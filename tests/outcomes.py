@@ -16,11 +16,14 @@ import torch
 from expanders.files import read_sealed
 from tests.conftest import ROOT
 
-TIMES = {"seconds", "images_per_second", "first_step_seconds", "wiring_seconds"}
+TIMES = {
+    *("seconds", "images_per_second", "first_step_seconds", "wiring_seconds"),
+    "peak_memory_bytes",
+}
 
 
 def outcome(folder: Path) -> dict[str, str]:
-    """A digest of each of a run's results, without times."""
+    """A digest of each of a run's results, without times and memory."""
     last = torch.load(folder / "last.pt", weights_only=True)
     best = torch.load(folder / "best.pt", weights_only=True)
     texts = {

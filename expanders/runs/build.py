@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ from expanders.runs.computed import with_computed
 from expanders.runs.identity import Identity, identity_of, used_settings
 from expanders.runs.lock import LostLockError, locked
 from expanders.runs.settings import Config, Instantiate, Node, checked
+from expanders.runs.workers import end_with_parent
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import; runs that are done do without it
     from torch import nn
@@ -56,6 +56,7 @@ def run(
         instantiate: builds what a node describes.
         turn: the run's number in a sweep.
     """
+    end_with_parent()
     plain = with_computed(plain, choices, instantiate)
     config = checked(plain)
     used = used_settings(plain, choices)
@@ -63,8 +64,7 @@ def run(
     record = used | {"definition": identity.definition}
     if config.dry_run:
         log.info("%-9s  %s", folders.state(folder), folder)
-        with suppress(OSError):  # it is not empty, and so not one that Hydra made just now
-            folder.rmdir()
+        folders.forget_if_unused(folder)
         return {}
     from expanders.training import processes
     from expanders.training.device import choose_device
@@ -149,9 +149,11 @@ def prepare(
 
     from expanders import data
     from expanders.runs import resume, tracking
+    from expanders.runs.predecessor import facts_of, read_predecessor
     from expanders.runs.run import Run
     from expanders.seeds import stream
     from expanders.training import device as devices
+    from expanders.training.memory import PeakMemory
     from expanders.training.settings import Settings
     from expanders.training.trainer import Trainer
 
@@ -162,11 +164,14 @@ def prepare(
     if how.batch_size < team.size:
         remedy = f"must be at least the number of processes, {team.size}"
         raise SettingError("batch_size", how.batch_size, remedy)
+    memory = PeakMemory(device)
     devices.set_arithmetic(how.precision, device)
     devices.keep_freed_memory()
 
     run = folders.run_digest(record)
     saved = resume.newest(folder, run, team)
+    start = config.start_from and Path(config.start_from).expanduser()
+    predecessor = read_predecessor(start, record) if start and saved is None else None
     source = instantiate(config.dataset["source"])
     transform = instantiate(config.dataset["transform"])
     data_seed = config.stream_seed("data")
@@ -188,8 +193,9 @@ def prepare(
         pixels, labels = next(data.batches(chosen, len(chosen)))
         return transform.eval(pixels), labels
 
+    trained = predecessor.saved if predecessor else saved
     blueprint, model, wiring, report = network(
-        config, source.num_classes, team, instantiate, sample, saved
+        config, source.num_classes, team, instantiate, sample, trained
     )
     optimizer, schedule = optimization(config, model, instantiate)
     train, val, test = parts()
@@ -216,7 +222,10 @@ def prepare(
         wandb=wandb.named(identity.name, identity.cell, identity.words),
         checkpoints=resume.Checkpoints(folder, blueprint, run, wiring, check),
         saved=saved,
+        predecessor=predecessor,
+        facts=facts_of(start) if start else {},
         checkpoint_minutes=config.checkpoint_minutes,
+        memory=memory,
     )
 
 
@@ -226,12 +235,12 @@ def network(
     team: "Team",
     instantiate: Instantiate,
     sample: Callable[[int], "LabelledImages"],
-    saved: "Saved | None",
+    trained: "Saved | None",
 ) -> tuple["Blueprint", "nn.Module", "Wiring", "Report"]:
     """The network, initialized and wired; how its dense twin is built; edges and their report.
 
     `sample` returns training images; it is called only for a wiring method that may look at some.
-    A run that continues has its edges from what it saved.
+    A run that continues, or starts from another, has the edges of the network that was trained.
     """
     from torch import nn
 
@@ -249,14 +258,14 @@ def network(
     initialize(model, config.stream_seed("init"))
     graph_node, measures = without(config.graph, "measures")
     graph, degree = instantiate(graph_node), instantiate(config.degree)
-    if saved is None:
+    if trained is None:
         images = sample(graph.images) if isinstance(graph, Method) else None
         seed = config.stream_seed("graph")
         wiring = team.from_writer(
             lambda: draw(model, graph, degree, seed, skip=skip, images=images)
         )
     else:
-        wiring = saved.wiring
+        wiring = trained.wiring
     report = wire(
         model,
         wiring,
@@ -264,7 +273,7 @@ def network(
         measures=measures,
         execution=config.execution,
     )
-    if config.checkpoint is not None and saved is None:
+    if config.checkpoint is not None and trained is None:
         weights = checkpoint.read(config.checkpoint)
         checkpoint.load_state(model, weights["state"], config.checkpoint)
     return blueprint, model, wiring, report
@@ -284,13 +293,17 @@ def optimization(
 def with_connectivity(report: "Report", model: "nn.Module", transform: Any, image: Any) -> "Report":
     """The report, and what one image shows of how the layers hang together."""
     from expanders.wiring import connectivity
+    from expanders.wiring.cost import count_flops
 
     inputs = transform.eval(image)
     try:
-        return replace(report, network=connectivity.measure(model, tuple(inputs.shape[1:])))
+        size = tuple(inputs.shape[1:])
+        flops = count_flops(model, size)
+        report = replace(report, network=connectivity.measure(model, size))
+        return replace(report, live_flops=flops.live, dense_flops=flops.dense)
     except RuntimeError as error:
-        size = "x".join(str(side) for side in inputs.shape[2:])
-        remedy = f"the model takes no images of {size} pixels ({error}); choose another size"
+        pixels = "x".join(str(side) for side in inputs.shape[2:])
+        remedy = f"the model takes no images of {pixels} pixels ({error}); choose another size"
         raise SettingError("dataset.transform.crop", transform.crop, remedy) from None
 
 

@@ -101,7 +101,12 @@ def save(
         }
     if training is not None:
         content["training"] = dict(training)
-    write_atomically(Path(path), lambda file: torch.save(content, file))
+    write(Path(path), content)
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the content of a checkpoint, atomically."""
+    write_atomically(path, lambda file: torch.save(dict(content), file))
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:

@@ -125,6 +125,12 @@ def clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def forget_if_unused(folder: Path) -> None:
+    """Remove a folder that Hydra made just now, which is empty. Nothing else is lost by it."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
 def tidy(folder: Path) -> None:
     """Remove what a killed process was writing. Only the owner of the lock may do so."""
     for name in _RESULTS:
@@ -154,16 +160,35 @@ def _check_unchanged(folder: Path, record: Mapping[str, Any]) -> None:
     except (FileNotFoundError, DamagedError):  # the checkpoints say which run they are of
         log.warning("%s is damaged or missing: written again", folder / "config.json")
         return
-    old, new = (_flat(each["definition"]) for each in (settings, record))
-    changes = [
-        f"{key} {old.get(key, 'default')} -> {new.get(key, 'default')}"
-        for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-    ]
-    if changes:
+    if changes := differences(settings, record).values():
         what = f"holds a run with other settings ({'; '.join(changes)})"
         remedy = f"{what}; choose another folder, or restart=true to train again"
         raise SettingError("hydra.run.dir", folder, remedy)
+
+
+def settings_of(folder: Path, setting: str) -> dict[str, Any]:
+    """The settings of the run in a folder that the user has named, by `setting`.
+
+    Raises:
+        SettingError: if there is no run, or its settings cannot be read.
+    """
+    try:
+        return read_sealed(folder / "config.json")
+    except DamagedError:
+        remedy = "has a damaged config.json; the command that made it writes it again"
+    except OSError as error:
+        remedy = f"is not the folder of a run ({error.strerror})"
+    raise SettingError(setting, folder, remedy) from None
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """What differs between the definitions in two runs' settings: `optimizer.lr 0.1 -> 0.2`."""
+    before, after = (_flat(each["definition"]) for each in (old, new))
+    return {
+        key: f"{key} {before.get(key, 'default')} -> {after.get(key, 'default')}"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    }
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expanders.runs.folders import settings_of
 from expanders.runs.settings import (
     DIRECTIVES,
     GROUPS,
@@ -82,6 +83,9 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
         left_out = left_out | ({"degree"} if choices["graph"] == "dense" else set())
         unused = {"seeds": {"graph": None}, "init": {"fan": "dense"}}
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
+    if settings.get("start_from") is not None:  # the run that it starts from, wherever it lies
+        source = settings_of(Path(settings["start_from"]).expanduser(), "start_from")
+        settings = settings | {"start_from": _digest(source["definition"])}
     named = {name: choices[name] for name in GROUPS if name not in left_out}
     kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in left_out}
     return {"choices": named} | kept

@@ -4,7 +4,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,19 @@ class Checkpoints:
         checkpoint.save(
             path, trainer.model, self.blueprint, training, origin=origin, wiring=self.wiring
         )
+
+    def adopt_best(self, content: Mapping[str, Any], trainer: Trainer) -> None:
+        """Keep the best network of the run that this one starts from.
+
+        Raises:
+            SettingError: if `content`, of a best.pt, is not of the trainer's best epoch.
+        """
+        origin = Origin(self.run, trainer.best_epoch)
+        if content["origin"] != asdict(origin) | {"run": content["origin"]["run"]}:
+            what = f"has a best.pt that is not of epoch {trainer.best_epoch}, its best one"
+            raise SettingError("start_from", "this run", what)
+        self.check()
+        checkpoint.write(self._best, {**content, "origin": asdict(origin)})
 
     def check_best(self, trainer: Trainer) -> None:
         """Make sure, when a run continues, that the best network can be had at its end.

@@ -5,7 +5,7 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from expanders.data import Images
 from expanders.files import write_json, write_json_lines, write_text
 from expanders.runs import folders
 from expanders.runs.console import epoch_line, layer_table, progress_bar, summary_table
+from expanders.runs.predecessor import Predecessor
 from expanders.runs.resume import Checkpoints, Saved
 from expanders.runs.tracking import WandbRun, WandbSettings
 from expanders.training import metrics
+from expanders.training.memory import PeakMemory
 from expanders.training.trainer import Metrics, Trainer
 from expanders.wiring.layer_report import Report
 
@@ -35,6 +37,9 @@ class Run:
         wandb: how to log on Weights & Biases.
         checkpoints: where networks are kept.
         saved: the checkpoint that the run continues from, if it does.
+        predecessor: the run that it starts from, if it does and is not continued.
+        facts: what else belongs into the summary.
+        memory: what measures the memory that the run needs.
         checkpoint_minutes: time between checkpoints within an epoch; there is one after each.
     """
 
@@ -46,7 +51,10 @@ class Run:
     wandb: WandbSettings
     checkpoints: Checkpoints
     saved: Saved | None = None
+    predecessor: Predecessor | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_minutes: float = math.inf
+    memory: PeakMemory | None = None
 
     def execute(self) -> dict[str, Any]:
         """Train what is left to train, evaluate, write everything; returns the summary.
@@ -73,6 +81,8 @@ class Run:
 
     def follow(self) -> None:
         """What every other process of a team does: train with the writer, and write nothing."""
+        if self.predecessor is not None:
+            self.predecessor.fill(self.trainer)
         if self.saved is not None:
             self.saved.restore(self.trainer)
         while not self.trainer.is_done:
@@ -80,13 +90,17 @@ class Run:
 
     def _continue(self) -> None:
         """Take up the saved checkpoint, if there is one."""
+        trainer = self.trainer
+        if self.predecessor is not None:
+            self.predecessor.start(trainer, self.checkpoints)
+            self.predecessor = None  # it holds a second copy of the network
+            self._write_history()
         if self.saved is None:
             return
-        trainer = self.trainer
         self.saved.restore(trainer)
         steps = f" and {trainer.steps} steps" if trainer.partial else ""
         log.info("Continuing after %d epochs%s, from %s", trainer.epoch, steps, self.saved.path)
-        self.saved = None  # it holds a second copy of the network
+        self.saved = None  # likewise
         self._write_history()
         self.checkpoints.check_best(trainer)
 
@@ -144,6 +158,10 @@ class Run:
             metrics.LIVE_PARAMETERS: self.report.live,
             metrics.DENSE_PARAMETERS: self.report.dense,
             metrics.WIRING_SECONDS: self.checkpoints.wiring.seconds,
+            metrics.LIVE_FLOPS: self.report.live_flops,
+            metrics.DENSE_FLOPS: self.report.dense_flops,
             **{metrics.graph(name): value for name, value in self.report.summary().items()},
             **self.trainer.summary,
+            **self.facts,
+            metrics.PEAK_MEMORY: self.memory.bytes() if self.memory else None,
         }

@@ -93,6 +93,7 @@ class Config:
     device: str = "auto"
     num_threads: int | None = None
     checkpoint: str | None = None
+    start_from: str | None = None
     checkpoint_minutes: float = 10
     dry_run: bool = False
     restart: bool = False

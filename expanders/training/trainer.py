@@ -26,6 +26,8 @@ from expanders.training.step import Stepper
 
 Metrics = dict[str, Any]
 
+_FEW_CLASSES = 20  # of so many or fewer, five guesses say little
+
 
 @dataclass
 class Trainer:
@@ -201,6 +203,9 @@ class Trainer:
 def evaluate(model: nn.Module, images: Images, transform: Transform, batch_size: int) -> Metrics:
     """Mean cross-entropy `loss` and `accuracy` (0 to 1) of `model` on `images`.
 
+    Of networks with more than 20 classes also `top5_accuracy`: whether the right class is among
+    the five of the largest logits.
+
     The loss is None where it is not finite: early in training, a deep network whose running batch
     statistics have not settled can overflow in evaluation while its training goes well.
     """
@@ -208,16 +213,24 @@ def evaluate(model: nn.Module, images: Images, transform: Transform, batch_size:
     model.eval()
     loss = torch.zeros((), dtype=torch.float64, device=images.pixels.device)
     correct = torch.zeros((), dtype=torch.int64, device=images.pixels.device)
+    among_five = torch.zeros_like(correct)
+    num_classes = 0
     for pixels, labels in batches(images, batch_size):
         logits = model(transform.eval(pixels))
+        num_classes = logits.shape[1]
         loss += F.cross_entropy(logits, labels, reduction="sum")
         correct += (logits.argmax(1) == labels).sum()
+        if num_classes > _FEW_CLASSES:
+            among_five += (logits.topk(5).indices == labels[:, None]).sum()
     model.train(was_training)
     mean = float(loss) / len(images)
-    return {
+    results = {
         metrics.LOSS: mean if math.isfinite(mean) else None,
         metrics.ACCURACY: int(correct) / len(images),
     }
+    if num_classes > _FEW_CLASSES:
+        results[metrics.TOP5_ACCURACY] = int(among_five) / len(images)
+    return results
 
 
 def _named(part: metrics.Part, results: Metrics) -> Metrics:

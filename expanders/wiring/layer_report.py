@@ -46,6 +46,8 @@ class Report:
         live, dense: parameters of the whole network now and in its dense twin.
         network: measures of the network as a whole, see `expanders.wiring.connectivity`; empty
             until added.
+        live_flops, dense_flops: operations per image, see `expanders.wiring.cost`; None until
+            added.
         streams: the seed streams that the edges depend on.
         facts: numbers that a wiring method tells about its choice.
     """
@@ -56,6 +58,8 @@ class Report:
     network: Mapping[str, float | int | None] = field(default_factory=dict)
     streams: tuple[str, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
+    live_flops: int | None = None
+    dense_flops: int | None = None
 
     @property
     def edges(self) -> int:

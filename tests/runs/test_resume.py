@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from unittest import mock
 from unittest.mock import Mock
@@ -22,6 +23,7 @@ from expanders.errors import SettingError
 from expanders.files import write_atomically
 from expanders.runs import checkpoint, folders, resume
 from expanders.runs.lock import LostLockError, locked
+from expanders.runs.predecessor import facts_of, read_predecessor
 from expanders.runs.run import Run
 from expanders.runs.tracking import WandbSettings
 from expanders.training import schedules
@@ -35,6 +37,7 @@ from tests.outcomes import metrics, outcome, outcomes, started, wait_for, withou
 from tests.runs.test_tracking import of_type, records
 
 OFF = WandbSettings(mode="disabled")
+HALVED = partial(schedules.step, step_size=2)
 
 
 def network(num_classes: int) -> nn.Module:
@@ -51,17 +54,24 @@ def network(num_classes: int) -> nn.Module:
     )
 
 
-def run_in(folder, *, wandb=OFF, minutes=math.inf, seed=0, check=lambda: None) -> Run:
+def run_in(
+    folder, *, wandb=OFF, minutes=math.inf, seed=0, check=lambda: None,
+    epochs=4, schedule=HALVED, start_from=None,
+) -> Run:  # fmt: skip
     """A small run, built afresh as a new process would: 4 epochs of 4 steps."""
     folder.mkdir(exist_ok=True)
-    settings = {"definition": {"epochs": 4, "seed": seed}}
+    settings = {"definition": {"epochs": epochs, "seed": seed}}
+    if start_from is not None:
+        settings["definition"]["start_from"] = start_from.name
     folders.begin(folder, settings)
     identity = folders.run_digest(settings)
     saved = resume.newest(folder, identity, Team())
     torch.manual_seed(seed)
     blueprint = checkpoint.Blueprint(f"{__name__}.network", {"num_classes": 2})
     model = blueprint.build()
-    wiring = saved.wiring if saved else draw(model, seed=seed)
+    predecessor = read_predecessor(start_from, settings) if start_from and not saved else None
+    trained = predecessor.saved if predecessor else saved
+    wiring = trained.wiring if trained else draw(model, seed=seed)
     report = wire(model, wiring)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     generator = torch.Generator().manual_seed(1)
@@ -71,15 +81,18 @@ def run_in(folder, *, wandb=OFF, minutes=math.inf, seed=0, check=lambda: None) -
     trainer = Trainer(
         model=model,
         optimizer=optimizer,
-        schedule=schedules.step(optimizer, step_size=2),
+        schedule=schedule(optimizer),
         train=images,
         val=images,
         transform=Transform(mean=[128] * 3, std=[64] * 3, pad=1, crop=8, flip=True),
-        settings=Settings(epochs=4, batch_size=4),
+        settings=Settings(epochs=epochs, batch_size=4),
         seed=seed,
     )
     checkpoints = resume.Checkpoints(folder, blueprint, identity, wiring, check)
-    return Run(folder, settings, report, trainer, images, wandb, checkpoints, saved, minutes)
+    return Run(
+        folder, settings, report, trainer, images, wandb, checkpoints,
+        saved=saved, predecessor=predecessor, checkpoint_minutes=minutes,
+    )  # fmt: skip
 
 
 class PowerCut(BaseException):
@@ -370,6 +383,25 @@ def test_a_killed_sweep_goes_on(tmp_path, launch, few_images, undisturbed_sweep)
     assert outcomes(tmp_path / "runs") == undisturbed_sweep
 
 
+def test_killing_the_command_of_a_sweep_ends_its_workers(tmp_path, few_images):
+    """They would go on with their runs, and then wait for others for minutes."""
+    command = ("-m", "hydra/launcher=local", *CELL, GRAPHS, f"dataset.root={few_images}")
+    with started(tmp_path, *command, "epochs=100000") as process:
+        wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), "the first epoch")
+        process.kill()
+        process.wait()
+        wait_for(lambda: not is_group(process.pid), "the end of the workers", seconds=60)
+
+
+def is_group(number):
+    """Whether there is a process of this group."""
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def files(folder):
     """All that a run has written, byte for byte."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "run.log"}
@@ -516,3 +548,68 @@ def test_a_removed_folder_is_the_error_that_is_shown(tmp_path):
     run.trainer.run_epoch = then_the_folder_goes
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*new\.pt'"):
         run.execute()
+
+
+def test_a_run_starts_from_another_and_trains_more_epochs(tmp_path):
+    """4 epochs and then 2 more are 6, bit for bit, with a schedule that does not know its end."""
+    run_in(tmp_path / "six", epochs=6).execute()
+    run_in(tmp_path / "four").execute()
+    before = files(tmp_path / "four")
+    cut(run_in(tmp_path / "more", epochs=6, start_from=tmp_path / "four"), epoch=6, step=2)
+    again = run_in(tmp_path / "more", epochs=6, start_from=tmp_path / "four")
+    assert again.predecessor is None, "it has checkpoints of its own by now"
+    again.facts = facts_of(tmp_path / "four")
+    summary = again.execute()
+    assert summary["started_from"] == str(tmp_path / "four")
+    assert summary["test_read_before"] is True
+    assert files(tmp_path / "four") == before
+    whole, parts = outcome(tmp_path / "six"), outcome(tmp_path / "more")
+    whole.pop("summary"), parts.pop("summary")  # which says where it started from
+    assert parts == whole
+
+
+def test_the_best_epoch_may_be_one_of_the_run_before(tmp_path):
+    run = run_in(tmp_path / "four")
+    accuracies = iter([{"loss": 1.0, "accuracy": each} for each in (0.5, 0.9, 0.6, 0.6, 0, 0)])
+    run.trainer.evaluate = lambda images: next(accuracies)
+    run.execute()
+    more = run_in(tmp_path / "more", epochs=5, start_from=tmp_path / "four")
+    more.trainer.evaluate = lambda images: {"loss": 1.0, "accuracy": 0.7}
+    assert more.execute()["best_epoch"] == 2
+    ours, theirs = (checkpoint.read(tmp_path / name / "best.pt") for name in ("more", "four"))
+    assert all(torch.equal(ours["state"][name], theirs["state"][name]) for name in theirs["state"])
+
+
+def test_a_schedule_with_another_end_says_what_that_means(tmp_path, caplog):
+    cosine = partial(schedules.cosine, epochs=4)
+    run_in(tmp_path / "four", schedule=cosine).execute()
+    longer = partial(schedules.cosine, epochs=8)
+    run = run_in(tmp_path / "more", epochs=5, schedule=longer, start_from=tmp_path / "four")
+    run.execute()
+    assert (
+        "The rate goes on at 0.05, not at 0: the schedule is another, or depends on" in caplog.text
+    )
+    assert run.trainer.history[4]["lr"] == pytest.approx(0.05)
+    assert run.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
+        0.05 * (1 + math.cos(math.pi * 5 / 8))
+    )
+
+
+def test_only_a_whole_run_of_the_same_settings_can_be_started_from(tmp_path):
+    def refused(words, **options):
+        with pytest.raises(SettingError, match=words):
+            run_in(tmp_path / "more", **{"epochs": 6, **options}).execute()
+
+    refused("start_from=.*/none: is not the folder of a run", start_from=tmp_path / "none")
+    cut(run_in(tmp_path / "within", minutes=0), epoch=3, step=3)
+    refused("stopped within an epoch; let it finish first", start_from=tmp_path / "within")
+    run_in(tmp_path / "four").execute()
+    words = r"has other settings \(seed 0 -> 7\); only epochs and schedule may differ"
+    refused(words, start_from=tmp_path / "four", seed=7)
+    refused("epochs=4: .*/four has trained 4; choose more", start_from=tmp_path / "four", epochs=4)
+    shutil.copy(tmp_path / "within" / "last.pt", tmp_path / "four")
+    (tmp_path / "four" / "best.pt").write_bytes(b"dust")
+    refused("best.pt: is damaged", start_from=tmp_path / "four")
+    run_in(tmp_path / "seven", seed=7).execute()
+    shutil.copy(tmp_path / "within" / "last.pt", tmp_path / "seven")
+    refused("holds checkpoints that are not this run's", start_from=tmp_path / "seven", seed=7)
