@@ -78,7 +78,7 @@ COSTS = (
     Measure("MFLOP, forward", _named(metrics.LIVE_FLOPS, 1e-6)),
     FLOPS_SHARE,
     RATIO,
-    Measure("wiring", _named(metrics.WIRING_SECONDS), _seconds),
+    Measure("to wire", _named(metrics.WIRING_SECONDS), _seconds),
     Measure("training", _named(metrics.SECONDS), _seconds),
     Measure("images/s", lambda record: record.images_per_second, _count),
     Measure("peak memory, MB", _named(metrics.PEAK_MEMORY, 1e-6), _count),

@@ -51,7 +51,8 @@ def places_of(records: Sequence[RunRecord], tuned: Collection[str] = ()) -> list
     Raises:
         SettingError: for a key in `tuned` that no run has.
     """
-    known = {key for record in records for key, _ in _flat(record.config)}
+    # What optimizer and schedule use of the recipe stands there.
+    known = {k for r in records for k, _ in _flat(r.config) if not k.startswith("recipe.")}
     for key in tuned:
         if key not in known:
             raise SettingError("tuned", key, "no run has this setting, as in optimizer.lr")

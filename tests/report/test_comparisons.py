@@ -209,9 +209,10 @@ def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
     assert states.count("finished; not chosen") == 6
 
 
-def test_a_tuned_setting_that_no_run_has_is_one_line(three):
-    with pytest.raises(SystemExit, match=r"^error: tuned=optimizer.lrr: .*no run"):
-        main([str(three), "--tuned", "optimizer.lrr"])
+@pytest.mark.parametrize("key", ["optimizer.lrr", "recipe.lr"])
+def test_a_tuned_setting_that_no_run_has_is_one_line(three, key):
+    with pytest.raises(SystemExit, match=rf"^error: tuned={key}: .*no run"):
+        main([str(three), "--tuned", key])
 
 
 def test_curves_that_are_equal_can_both_be_seen(tmp_path):

@@ -104,7 +104,7 @@ def control_characters_in_a_choice(root):
     choosing(root, model="a\0b\x1b")
 
 
-@odd("a$b$ on digits", drawn=True)
+@odd("a$b$ on digits")
 def dollars_in_a_model(root):
     choosing(root, model="a$b$")
 
@@ -289,7 +289,7 @@ def failure_is_a_list(root):
 # metrics.jsonl and graph.json, of which only what can be used is
 
 
-@odd(drawn=True)
+@odd()
 def metrics_deep(root):
     replaced(root, "metrics.jsonl", DEEP + "\n")
 
