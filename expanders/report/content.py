@@ -73,7 +73,7 @@ class Chapter:
     table: Table
     comparisons: Sequence[Comparison]
     splits: Sequence[Split]
-    places: tables.Places
+    anchors: tables.Anchors
 
 
 def chapters_of(found: Sequence[Table], contrasts: Collection[str] = ()) -> list[Chapter]:
@@ -85,12 +85,12 @@ def chapters_of(found: Sequence[Table], contrasts: Collection[str] = ()) -> list
         count[table.title] += 1
         number = f" ({count[table.title]} of {namesakes[table.title]})"
         title = table.title + (number if namesakes[table.title] > 1 else "")
-        places = {
+        anchors = {
             (arm, column): f"runs-{index}-{place}"
             for place, (arm, column, cell) in enumerate(table.grid(), start=1)
             if cell.runs
         }
-        chapters.append(Chapter(title, table, compare(table, contrasts), split(table), places))
+        chapters.append(Chapter(title, table, compare(table, contrasts), split(table), anchors))
     return chapters
 
 
@@ -119,7 +119,7 @@ def sections_of(
         yield Section("What was not used", [Block(table=tables.plain(["path", "reason"], lines))])
     links = {str(r.folder): (_shown(r.folder, root), _address(r.folder, out)) for r in records}
     listed = [
-        Block(chapter.title, table=tables.runs(chapter.table, chapter.places, links))
+        Block(chapter.title, table=tables.runs(chapter.table, chapter.anchors, links))
         for chapter in chapters
     ]
     yield Section("Runs", listed)
@@ -149,9 +149,9 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     if table.differs:
         paragraphs.insert(0, f"What tells this table from its namesakes: {table.differs}.")
     opening = [*filter(None, paragraphs), in_short(chapter.comparisons)]
-    costs = tables.side_by_side(table, chapter.places)
+    costs = tables.side_by_side(table, chapter.anchors)
     if len(table.columns) > 1 or not costs.rows:
-        yield Block(paragraphs=opening, table=tables.accuracies(table, chapter.places))
+        yield Block(paragraphs=opening, table=tables.accuracies(table, chapter.anchors))
         opening = []
     if costs.rows:
         yield Block("Accuracy and what it costs", paragraphs=opening, table=costs)

@@ -55,7 +55,7 @@ def check(value: object, depth: int = 0) -> None:
 def mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file."""
     try:
-        found = json.loads(content(path))
+        found = json.loads(file_content(path))
     except RecursionError:
         raise Unreadable(f"{path.name} is nested too deep") from None
     except ValueError as error:
@@ -65,7 +65,7 @@ def mapping(path: Path) -> dict[str, Any]:
     return found
 
 
-def settings(path: Path) -> dict[str, Any]:
+def checked_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a JSON file that holds nothing that `check` refuses."""
     found = mapping(path)
     try:
@@ -83,7 +83,7 @@ def check_seal(path: Path) -> None:
         raise Unreadable(f"{path.name} was changed after it was written") from None
 
 
-def content(path: Path) -> bytes:
+def file_content(path: Path) -> bytes:
     """The bytes of a regular file; others, such as pipes, could have us wait forever."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):

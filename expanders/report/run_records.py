@@ -13,12 +13,12 @@ from expanders.errors import SettingError
 from expanders.report.json_files import (
     Unreadable,
     check_seal,
-    content,
+    checked_mapping,
+    file_content,
     mapping,
     number,
     parsed,
     printable,
-    settings,
 )
 from expanders.runs import folders
 from expanders.training import metrics
@@ -116,7 +116,7 @@ class RunRecord:
     def history(self) -> list[dict[str, Any]]:
         """The metrics of the epochs that it has done; lines that are not JSON are left out."""
         try:
-            lines = content(self.folder / "metrics.jsonl").decode().splitlines()
+            lines = file_content(self.folder / "metrics.jsonl").decode().splitlines()
         except (Unreadable, UnicodeDecodeError):
             return []
         try:
@@ -201,7 +201,7 @@ def _run_folders(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
 
 
 def _record(folder: Path) -> RunRecord:
-    config = settings(folder / "config.json")
+    config = checked_mapping(folder / "config.json")
     wiring = _wiring(folder)
     streams = _streams(config, wiring)
     check_seal(folder / "config.json")
@@ -210,7 +210,7 @@ def _record(folder: Path) -> RunRecord:
     summary: dict[str, float] = {}
     try:
         if os.path.lexists(folder / "summary.json"):
-            known = settings(folder / "summary.json")
+            known = checked_mapping(folder / "summary.json")
             summary = {k: v for k, value in known.items() if (v := number(value)) is not None}
             if not 0 <= summary.get(metrics.TEST_ACCURACY, -1) <= 1:
                 what = f"summary.json has no {metrics.TEST_ACCURACY} between 0 and 1"

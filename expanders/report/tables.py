@@ -43,11 +43,11 @@ class TextTable:
     rows: Sequence[Sequence[Entry]]
 
 
-Places = dict[tuple[Arm, Column], str]
+Anchors = dict[tuple[Arm, Column], str]
 """The anchor of each cell's runs."""
 
 
-def accuracies(table: Table, places: Places) -> TextTable:
+def accuracies(table: Table, anchors: Anchors) -> TextTable:
     """Accuracy by arm and column as in the paper, the dense twin in the last line."""
     rows: list[list[Entry]] = []
     for arm in table.arms:
@@ -56,7 +56,7 @@ def accuracies(table: Table, places: Places) -> TextTable:
         for column in table.columns[:1] if once else table.columns:
             accuracy = _accuracy(table, arm, column)
             lines = (*accuracy.lines, *_shares(table.cell(arm, column)))
-            entries.append(replace(accuracy, lines=lines, link=_link(places, arm, column)))
+            entries.append(replace(accuracy, lines=lines, link=_link(anchors, arm, column)))
         if once:
             entries = [replace(entries[0], span=len(table.columns))]
         new_kind = arm.kind if not rows or table.arms[len(rows) - 1].kind != arm.kind else ""
@@ -64,14 +64,14 @@ def accuracies(table: Table, places: Places) -> TextTable:
     return TextTable(["", "wiring", *(column.label for column in table.columns)], rows)
 
 
-def side_by_side(table: Table, places: Places) -> TextTable:
+def side_by_side(table: Table, anchors: Anchors) -> TextTable:
     """Every arm of every column: what it looked at, its accuracy, what it costs."""
     reference = table.arms[0]
     measures = _present(table, COSTS)
     header = ["", "wiring", "looks at", "accuracy, %", f"− {reference.label}, 95 % interval"]
 
     def entries(arm: Arm, column: Column, cell: Cell) -> list[Entry]:
-        accuracy = replace(_accuracy(table, arm, column), link=_link(places, arm, column))
+        accuracy = replace(_accuracy(table, arm, column), link=_link(anchors, arm, column))
         if not cell.finished:
             return [_text(""), replace(accuracy, span=2 + len(measures))]
         difference = _minus_reference(table, arm, reference, column)
@@ -149,11 +149,11 @@ def splits(found: Sequence[Split]) -> TextTable:
     return TextTable([*header, "p of graph", "p of start", "verdict"], rows)
 
 
-def runs(table: Table, places: Places, links: dict[str, tuple[str, str]]) -> TextTable:
+def runs(table: Table, anchors: Anchors, links: dict[str, tuple[str, str]]) -> TextTable:
     """All runs of a table by cell; `links` has name and address of each folder."""
     rows = []
     for arm, column, cell in table.grid():
-        anchor = places.get((arm, column), "")
+        anchor = anchors.get((arm, column), "")
         where = f"{arm.label}, {column.label}" if not arm.is_twin else arm.label
         chosen = [*cell.runs.values(), *cell.rejected]
         for index, record in enumerate(chosen):
@@ -213,8 +213,8 @@ def highest(table: Table, column: Column) -> list[Arm]:
     return [arm for arm in means if len(means) > 1 and means[arm] == max(means.values())]
 
 
-def _link(places: Places, arm: Arm, column: Column) -> str:
-    return f"#{places[arm, column]}" if (arm, column) in places else ""
+def _link(anchors: Anchors, arm: Arm, column: Column) -> str:
+    return f"#{anchors[arm, column]}" if (arm, column) in anchors else ""
 
 
 def _by_cell(
