@@ -87,6 +87,13 @@ def test_batches_cover_the_epoch_in_order(num_images, batch_size, training):
     assert all(len(pixels) == batch_size for pixels, _ in seen[:-1])
 
 
+def test_a_process_gets_the_pixels_of_its_share_and_all_labels():
+    images, order = numbered([0, 1, 2, 3, 4]), torch.tensor([4, 0, 3, 1, 2])
+    seen = list(batches(images, 3, order, share=lambda batch: batch.tensor_split(2)[1]))
+    assert [pixels[:, 0, 0, 0].tolist() for pixels, _ in seen] == [[3], [2]]
+    assert [labels.tolist() for _, labels in seen] == [[4, 0, 3], [1, 2]]
+
+
 def test_evaluation_batches_are_views():
     images = numbered([0, 1, 2])
     first, _ = next(batches(images, 2))

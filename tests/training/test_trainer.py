@@ -1,10 +1,13 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from expanders.data import Images, Transform
+from expanders.data.cache import Contents, cached
+from expanders.data.stored import Storage
 from expanders.errors import DivergedError, SettingError
 from expanders.training import schedules
 from expanders.training.settings import Settings
@@ -253,3 +256,25 @@ def test_refuses_settings_out_of_range(options):
     ((name, value),) = options.items()
     with pytest.raises(SettingError, match=rf"^{name}={value}: must be"):
         Settings(**{"epochs": 1, "batch_size": 16, **options})
+
+
+def test_images_on_a_disk_give_the_bits_of_images_in_memory(tmp_path):
+    train, val = images(65), images(20, seed=1)
+
+    def contents() -> Contents:
+        pixels = torch.cat([train.pixels, val.pixels]).numpy()
+        labels = train.labels.tolist(), val.labels.tolist()
+        return Contents(tmp_path, labels, 8, 8, np.arange(85, dtype=np.uint64), pixels.__getitem__)
+
+    def trained(storage: Storage) -> Trainer:
+        it = trainer(clip_grad_norm=1.0)
+        parts = cached(tmp_path / "set.cache", "key", storage, contents)
+        it.train, it.val = (part.to("cpu") for part in parts)
+        assert torch.is_tensor(it.train.pixels) == (storage == "memory")
+        return run(it, 2)
+
+    disk, memory, plain = trained("disk"), trained("memory"), run(trainer(clip_grad_norm=1.0), 2)
+    for other in (memory, plain):
+        assert without_time(disk.history) == without_time(other.history)
+        for name, value in disk.model.state_dict().items():
+            assert torch.equal(value, other.model.state_dict()[name]), name
