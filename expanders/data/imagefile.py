@@ -131,18 +131,16 @@ class ImageFile:
             raise Damaged("its labels are damaged")
         self._is_checked = np.zeros(count, dtype=bool)
 
-    def read(self, numbers: Array) -> Array:
-        """Copies of the images of these numbers: uint8, (len(numbers), 3, height, width).
+    def read(self, numbers: Array, pixels: Array) -> None:
+        """Copy the images of these numbers to `pixels`, uint8 (len(numbers), 3, height, width).
 
         Raises SettingError if one is damaged. Threads may read at the same time.
         """
         self._announce(numbers)
-        pixels = np.empty((len(numbers), *self._pixels.shape[1:]), dtype=np.uint8)
         for i, number in enumerate(numbers.tolist()):
             if not self._is_checked[number]:
                 self._check(number)
             pixels[i] = self._pixels[number]
-        return pixels
 
     def damaged(self) -> list[int]:
         """The numbers of the images whose checksum is wrong; reads the whole file."""

@@ -3,8 +3,8 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -74,35 +74,40 @@ class StoredPixels:
             device.type == "cuda" and not belongs_in_memory(num_bytes, self.storage, device)
         ):
             return replace(self, device=device)
-        return self.read().to(device)
+        return replace(self, device=CPU).read().to(device)
 
     def read(self) -> Tensor:
         """All of them, on the CPU: uint8, (N, 3, H, W)."""
-        shape = (len(self.numbers), 3, self.file.header.height, self.file.header.width)
-        pixels = torch.empty(shape, dtype=torch.uint8)
-        start = 0
-        for batch in read_ahead(self[i : i + 512] for i in range(0, len(self.numbers), 512)):
-            pixels[start : start + len(batch)] = batch
-            start += len(batch)
-        return pixels
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            return self._begin(pool)()
+
+    def _begin(self, pool: ThreadPoolExecutor) -> Callable[[], Tensor]:
+        """Begin to read them in the threads of `pool`; returns what waits for them."""
+        header = self.file.header
+        pixels = torch.empty(
+            (len(self.numbers), 3, header.height, header.width),
+            dtype=torch.uint8,
+            pin_memory=self.device.type == "cuda",
+        )
+        numbers = np.array_split(self.numbers.numpy(), NUM_READERS)
+        places = np.array_split(pixels.numpy(), NUM_READERS)
+        reads = [pool.submit(self.file.read, *part) for part in zip(numbers, places, strict=True)]
+
+        def finish() -> Tensor:
+            for read in reads:
+                read.result()
+            return pixels.to(self.device, non_blocking=True)
+
+        return finish
 
 
 def read_ahead(batches: Iterable[StoredPixels]) -> Iterator[Tensor]:
     """The pixels of every batch, on its device; the next ones are read meanwhile."""
-    reads: deque[tuple[StoredPixels, list[Future[np.ndarray]]]] = deque()
-
-    def finished() -> Tensor:
-        batch, futures = reads.popleft()
-        pixels = torch.from_numpy(np.concatenate([future.result() for future in futures]))
-        if batch.device.type == "cuda":
-            return pixels.pin_memory().to(batch.device, non_blocking=True)
-        return pixels
-
+    waiting: deque[Callable[[], Tensor]] = deque()
     with ThreadPoolExecutor(NUM_READERS) as pool:
         for batch in batches:
-            parts = np.array_split(batch.numbers.numpy(), NUM_READERS)
-            reads.append((batch, [pool.submit(batch.file.read, part) for part in parts]))
-            if len(reads) > NUM_AHEAD:
-                yield finished()
-        while reads:
-            yield finished()
+            waiting.append(batch._begin(pool))
+            if len(waiting) > NUM_AHEAD:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
