@@ -1,9 +1,10 @@
 """Pixels that stay in a file on disk until a batch of them is needed."""
 
-import logging
+import math
+import mmap
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,8 +16,6 @@ from torch import Tensor
 from expanders.data.imagefile import ImageFile
 from expanders.data.memory import available_bytes
 from expanders.errors import SettingError
-
-log = logging.getLogger(__name__)
 
 Storage = Literal["auto", "memory", "disk"]
 """Where decoded images are while a network trains; `auto` is in memory where they fit."""
@@ -84,11 +83,8 @@ class StoredPixels:
     def _begin(self, pool: ThreadPoolExecutor) -> Callable[[], Tensor]:
         """Begin to read them in the threads of `pool`; returns what waits for them."""
         header = self.file.header
-        pixels = torch.empty(
-            (len(self.numbers), 3, header.height, header.width),
-            dtype=torch.uint8,
-            pin_memory=self.device.type == "cuda",
-        )
+        shape = (len(self.numbers), 3, header.height, header.width)
+        pixels = _pinned(shape) if self.device.type == "cuda" else _unshared(shape)
         numbers = np.array_split(self.numbers.numpy(), NUM_READERS)
         places = np.array_split(pixels.numpy(), NUM_READERS)
         reads = [pool.submit(self.file.read, *part) for part in zip(numbers, places, strict=True)]
@@ -99,6 +95,21 @@ class StoredPixels:
             return pixels.to(self.device, non_blocking=True)
 
         return finish
+
+
+def _pinned(shape: Sequence[int]) -> Tensor:
+    """Uninitialised uint8, in memory that a GPU copies from while the process goes on."""
+    return torch.empty(tuple(shape), dtype=torch.uint8, pin_memory=True)
+
+
+def _unshared(shape: Sequence[int]) -> Tensor:
+    """Zeros, uint8, in pages of their own, which go back to the system with the tensor.
+
+    The C library would put small things between batches, so that its memory grows with every epoch.
+    """
+    num_bytes = math.prod(shape)
+    pages = mmap.mmap(-1, max(1, num_bytes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.uint8, count=num_bytes).view(*shape)
 
 
 def read_ahead(batches: Iterable[StoredPixels]) -> Iterator[Tensor]:
