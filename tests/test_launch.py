@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -309,3 +310,26 @@ def test_thin_networks_are_named_and_built_by_their_width(launch, tmp_path):
     assert summary["params/live"] == pytest.approx(live, rel=0.02)
     refused = launch("graph=thin", "model=torchvision", "epochs=0")
     assert "graph=thin: this model has no width to make thin" in refused.stderr
+
+
+def test_an_image_folder_is_trained_on_the_disk_and_must_stay_as_it_was(
+    launch, tmp_path, few_images
+):
+    at = ("model=resnet20", f"dataset.root={tmp_path / 'images'}")
+    shutil.copytree(few_images, tmp_path / "images")
+    results = []
+    for storage in ("disk", "memory"):
+        result = launch(
+            *FEW, *at, f"dataset.storage={storage}", f"dataset.cache={tmp_path}", "restart=true"
+        )
+        assert result.returncode == 0, result.stderr
+        assert ("the images stay on disk" in result.stdout) == (storage == "disk")
+        results.append(without_times(summary_of(run_of(tmp_path))))
+        del results[-1]["digest"]  # of the times, too
+    assert results[0] == results[1]
+    (run_of(tmp_path) / "summary.json").unlink()  # as if it had been cut off
+    next((tmp_path / "images" / "train" / "dark").iterdir()).unlink()
+    result = launch(*FEW, *at)
+    assert result.returncode != 0
+    assert "the images are not those that the run in" in result.stderr
+    assert "Traceback" not in result.stderr

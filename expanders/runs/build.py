@@ -173,6 +173,9 @@ def prepare(
     start = config.start_from and Path(config.start_from).expanduser()
     predecessor = read_predecessor(start, record) if start and saved is None else None
     source = instantiate(config.dataset["source"])
+    if team.is_writer and source.fingerprint is not None:
+        root = config.dataset.get("root")
+        folders.check_data(folder, source.fingerprint(), root, continues=saved is not None)
     transform = instantiate(config.dataset["transform"])
     data_seed = config.stream_seed("data")
 
