@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from expanders import models
 from expanders.training.device import keep_freed_memory
+from expanders.wiring.fold import fold
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.wire import sparsify
 
@@ -94,9 +95,9 @@ def training_step(name: str, degree: int | None, how: str, batch_size: int) -> R
 
 
 def inference(name: str, degree: int | None, how: str, batch_size: int) -> Run:
-    """Logits of one batch, as a function."""
+    """Logits of one batch, as a function; norms are folded, in dense networks too."""
     images = torch.randn(batch_size, 3, SIDE[name], SIDE[name])
-    model, x = prepared(network(name, degree).eval(), images, how)
+    model, x = prepared(fold(network(name, degree)), images, how)
 
     def logits() -> torch.Tensor:
         with torch.inference_mode():

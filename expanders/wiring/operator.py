@@ -43,10 +43,13 @@ def is_faster_sparse(
     """Whether sparse execution is the faster one on a CPU, forward and backward together.
 
     The densities of equal speed, measured in float32 with AVX-512 against the better of oneDNN's
-    contiguous and channels-last convolutions (64 to 512 channels, planes of 2x2 to 32x32 pixels):
-    3x3 with stride 1: 0.3 to 0.5; with stride 2: 0.1 to 0.35; 1x1: 0.1 to 0.25. An input row that
-    was loaded serves three kernel rows in the first case, and one in the others.
+    contiguous and channels-last convolutions by `benchmarks/densities.py`, 64 to 512 channels:
+    3x3 with stride 1: 0.3 to 0.5; with stride 2: 0.14 to 0.16; 1x1: 0.14 to 0.22; linear: 0.09 to
+    0.14. An input row that was loaded serves three kernel rows in the first case, and one in the
+    others.
     """
+    if not kernel_size:
+        return density <= 0.1
     if math.prod(kernel_size) > 1 and math.prod(stride) == 1:
         return density <= 0.3
     return density <= 0.15
