@@ -89,8 +89,13 @@ def _completed(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 
 
 def _settings(record: RunRecord, nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key, without what follows from a thin network's degree."""
+    """Settings by dotted key, without what differs between runs of a cell.
+
+    That is the width that follows from a thin network's degree, and which run another goes on with.
+    """
     flat = dict(_flat(nested))
+    if flat.get("start_from") is not None:
+        flat["start_from"] = True
     if record.choices["graph"] == THIN:
         flat.pop("model.width", None)
     return flat

@@ -159,13 +159,15 @@ def runs(table: Table, anchors: Anchors, links: dict[str, tuple[str, str]]) -> T
         for index, record in enumerate(chosen):
             name, address = links[str(record.folder)]
             seconds = record.summary.get(metrics.SECONDS)
-            rejected = "; not chosen" if index >= len(cell.runs) else ""
+            remarks: list[str] = [record.state]
+            remarks += ["not chosen"] if index >= len(cell.runs) else []
+            remarks += ["went on with another run"] if record.config.get("start_from") else []
             rows.append(
                 [
                     Entry(("" if index else where,), kind="name", anchor="" if index else anchor),
                     Entry((name,), kind="text", link=address),
                     _text(seeds(record)),
-                    Entry((record.state + rejected,), kind="text"),
+                    Entry(("; ".join(remarks),), kind="text"),
                     Entry((points(record.accuracy) if record.summary else _NONE,)),
                     Entry((_NONE if seconds is None else f"{seconds:,.0f}",)),
                 ]

@@ -5,10 +5,12 @@ from io import StringIO
 
 import pytest
 
+from expanders.files import read_sealed
 from expanders.report import comparisons, csv_files, page, tables
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
-from tests.report.run_folders import write_run
+from expanders.runs.folders import run_digest, write_summary
+from tests.report.run_folders import change, write_run
 
 
 def arranged(root):
@@ -264,3 +266,19 @@ def test_csv_cells_that_a_spreadsheet_would_compute_are_quoted():
     assert csv_files.to_csv([line]) == (
         "'=1+1,text,at,plus,number,none\n'=2+5,'-1,'@SUM(A1),'+,-0.5,\n"
     )
+
+
+def test_runs_that_went_on_with_others_stand_apart_in_one_table_and_say_so(tmp_path):
+    write_run(tmp_path / "whole")
+    for seed in range(2):
+        path = write_run(tmp_path / "more", seed=seed) / "config.json"
+        definition = read_sealed(path)["definition"] | {"start_from": f"digest of seed {seed}"}
+        change(path, start_from=f"runs/{seed}", definition=definition)
+        summary = read_sealed(path.with_name("summary.json"))
+        del summary["run"]
+        write_summary(path.parent, summary, run_digest(read_sealed(path)))
+    found, _ = arranged(tmp_path)
+    assert [table.differs for table in found] == ["", "start_from=true"]
+    links = {str(r.folder): ("", "") for r in read_records(tmp_path)[0]}
+    states = [row[3].lines[0] for row in tables.runs(found[1], {}, links).rows]
+    assert states == ["finished; went on with another run"] * 2
