@@ -80,6 +80,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, edges: Tensor, num_ri
     return y
 
 
+# Captured as they are: what the compiler makes of an autograd.Function keeps all that it saves,
+# activations of several steps, until Python's garbage collector comes.
+for _function in (conv2d, linear):
+    torch.compiler.allow_in_graph(_function)  # type: ignore[no-untyped-call]
+
+
 def _applied(function: type[torch.autograd.Function]) -> Any:
     """The function, with its derivatives where they may be asked for: they take time to set up."""
     return function.apply if torch.is_grad_enabled() else function.forward

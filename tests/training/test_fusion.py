@@ -1,4 +1,5 @@
 import copy
+import gc
 import operator
 
 import pytest
@@ -10,6 +11,7 @@ from expanders import models
 from expanders.training.fusion import fuse_norms
 from expanders.wiring import native
 from expanders.wiring.norm import batch_norm
+from expanders.wiring.wire import sparsify
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="no C++ compiler")
 
@@ -154,3 +156,22 @@ def test_leaves_evaluation_cumulative_averages_and_bf16_alone():
     captured(nn.BatchNorm2d(4).bfloat16(), joined)(torch.randn(2, 4, 4, 4).bfloat16())
     assert joined == []
     check(nn.Sequential(nn.BatchNorm2d(4, momentum=None), nn.ReLU()), (2, 4, 4, 4), joined)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_frees_the_activations_of_a_step():
+    """Without help of Python's garbage collector, which comes after several steps."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    sparsify(model, degree=2)
+    for layer in (model[0], model[3]):
+        layer.execution = "sparse"
+    run = captured(model.train(), [])
+    counts = []
+    for _ in range(3):
+        run(torch.randn(2, 3, 8, 8)).sum().backward()
+        if not counts:
+            gc.collect()
+            gc.disable()
+        counts.append(sum(isinstance(each, torch.Tensor) for each in gc.get_objects()))
+    gc.enable()
+    assert counts[2] == counts[1]
