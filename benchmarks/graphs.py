@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from expanders import degrees, graphs, models, spectra
 from expanders.seeds import stream
-from expanders.wiring.draw import stem_and_head
+from expanders.wiring.eligible import stem_and_head
 
 CASES = [("vgg16bn", 3), ("vgg16bn", 15), ("vgg16bn", 60), ("resnet50", 3), ("resnet152", 3)]
 Layers = list[tuple[degrees.LayerShape, int]]

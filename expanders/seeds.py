@@ -5,19 +5,36 @@ not depend on what was drawn before it, on other layers, on the process or on th
 """
 
 import hashlib
+from typing import Literal, get_args
 
 import numpy as np
 
+Name = Literal[
+    "graph",  # the edges of a layer
+    "init",  # the initial weights of a layer
+    "redraw",  # its weights after the edges were chosen, with init.redraw
+    "split",  # training and validation images
+    "wiring",  # the training images that a wiring method looks at
+    "order",  # of the training images in an epoch
+    "augmentation",  # of a step
+    "dropout",  # of a step
+    "digits",  # the test part of the digits
+]
+"""What a stream is for."""
 
-def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream `names` of `seed`.
 
-    For generators that take one integer, such as `torch.Generator().manual_seed`.
+def derive(seed: int, name: Name, *names: str | int) -> int:
+    """A 63-bit seed for a stream of `seed`: what it is for, and more names to tell it from others.
+
+    For generators that take one integer, such as `torch.Generator().manual_seed`. An unknown `name`
+    raises ValueError: a misspelt one would otherwise be a new stream.
     """
-    digest = hashlib.sha256(repr((int(seed), *names)).encode()).digest()
+    if name not in get_args(Name):
+        raise ValueError(f"no random stream is called {name!r}; there are {get_args(Name)}")
+    digest = hashlib.sha256(repr((int(seed), name, *names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def stream(seed: int, *names: str | int) -> np.random.Generator:
-    """A NumPy generator for the stream `names` of `seed`."""
-    return np.random.default_rng(derive(seed, *names))
+def stream(seed: int, name: Name, *names: str | int) -> np.random.Generator:
+    """A NumPy generator for a stream of `seed`, see `derive`."""
+    return np.random.default_rng(derive(seed, name, *names))

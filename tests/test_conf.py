@@ -45,7 +45,9 @@ def checked(*overrides: str) -> settings.Config:
 
 
 def built(node):
-    own = {key: value for key, value in node.items() if key not in ("skip", "measures")}
+    own = {
+        key: value for key, value in node.items() if key not in ("skip", "measures", "granularity")
+    }
     return instantiate(own, _convert_="all")
 
 

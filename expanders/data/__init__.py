@@ -2,7 +2,7 @@
 
 source = digits()
 train, test = source.load()                    # Images: uint8 pixels and int64 labels
-train, val = split(train, 0.1, stream(seed, "data"))
+train, val = split(train, 0.1, stream(seed, "split"))
 for pixels, labels in batches(train.to(device), batch_size, order):
     inputs = transform.train(pixels, transform.draw(len(pixels), 32, 32, generator))
 """

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear, _margins
+from expanders.wiring.unstructured import UnstructuredConv2d
 
 
 class OnPixels(nn.Module):
@@ -131,7 +132,7 @@ def gathered(model: nn.Module, better: Callable[[SparseLayer], bool]) -> nn.Modu
     """A copy with every sparse layer in plain operators: as gathers where that is `better`."""
 
     def rebuild(layer: SparseLayer) -> nn.Module:
-        if not better(layer):
+        if isinstance(layer, UnstructuredConv2d) or not better(layer):
             return _dense_layer(layer)
         if isinstance(layer, SparseConv2d):
             return GatheredConv2d(layer)
@@ -163,6 +164,11 @@ def is_smaller_gathered(layer: SparseLayer) -> bool:
 def dense(model: nn.Module) -> nn.Module:
     """A copy with an `nn.Conv2d` or `nn.Linear` for every sparse layer, zero off the graph."""
     return _with_layers(model, _dense_layer)
+
+
+def whole_kernels(model: nn.Module) -> nn.Module:
+    """A copy with an `nn.Conv2d` for every layer of single weights; other layers stay."""
+    return _with_layers(model, lambda m: _dense_layer(m) if type(m) is UnstructuredConv2d else m)
 
 
 def _dense_layer(layer: SparseLayer) -> nn.Module:

@@ -260,22 +260,20 @@ def network(
     blueprint = checkpoint.Blueprint(node.pop("_target_"), node)
     initialize(model, config.stream_seed("init"))
     graph_node, measures = without(config.graph, "measures")
+    graph_node, granularity = without(graph_node, "granularity")
     graph, degree = instantiate(graph_node), instantiate(config.degree)
-    if trained is None:
+
+    def chosen() -> "Wiring":
         images = sample(graph.images) if isinstance(graph, Method) else None
         seed = config.stream_seed("graph")
-        wiring = team.from_writer(
-            lambda: draw(model, graph, degree, seed, skip=skip, images=images)
-        )
-    else:
-        wiring = trained.wiring
-    report = wire(
-        model,
-        wiring,
-        **config.init,
-        measures=measures,
-        execution=config.execution,
-    )
+        options = {"skip": skip, "images": images, "granularity": granularity}
+        return draw(model, graph, degree, seed, **options)
+
+    wiring = team.from_writer(chosen) if trained is None else trained.wiring
+    if config.init["redraw"]:
+        initialize(model, config.stream_seed("init"), "redraw")
+    fan = config.init["fan"]
+    report = wire(model, wiring, fan=fan, measures=measures, execution=config.execution)
     if config.checkpoint is not None and trained is None:
         weights = checkpoint.read(config.checkpoint)
         checkpoint.load_state(model, weights["state"], config.checkpoint)

@@ -7,6 +7,7 @@ A checkpoint is a dictionary that `torch.load(..., weights_only=True)` reads: no
     model           {"target": "expanders.models.vgg16bn", "arguments": {"num_classes": 10}}
     layers          names of the sparse layers
     wiring          how their edges were chosen, see `expanders.wiring.draw.Wiring`; of a run's
+    granularity     what their edges carry: "kernel" or "weight"
     state           the network's state_dict: live weights, edges, biases, norms
     training        optimizer, schedule and history; only in checkpoints to continue from
 """
@@ -27,7 +28,7 @@ from expanders.errors import DamagedError, SettingError
 from expanders.files import write_atomically
 from expanders.wiring.draw import Wiring
 from expanders.wiring.layers import SparseLayer
-from expanders.wiring.wire import swap
+from expanders.wiring.wire import granularity_of, swap
 
 _FORMAT = 2
 _FORMATS = (1, _FORMAT)
@@ -89,6 +90,7 @@ def save(
         "format": _FORMAT,
         "model": {"target": blueprint.target, "arguments": dict(blueprint.arguments)},
         "layers": [name for name, m in model.named_modules() if isinstance(m, SparseLayer)],
+        "granularity": granularity_of(model),
         "state": model.state_dict(),
     }
     if origin is not None:
@@ -131,7 +133,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     state = content["state"]
     try:
         edges = {name: state[f"{name}.edges"] for name in content["layers"]}
-        swap(model, Wiring(edges, "checkpoint"))
+        granularity = content.get("granularity", "kernel")  # older files do not say so
+        swap(model, Wiring(edges, "checkpoint", granularity=granularity))
     except (AttributeError, KeyError, SettingError) as error:
         raise SettingError("checkpoint", path, f"does not fit the model: {error}") from None
     load_state(model, state, path)

@@ -119,7 +119,10 @@ def _changed(node: Node, name: str, option: str) -> Node:
     target: str = node["_target_"]
     is_ours = target.split(".")[0] == __name__.split(".")[0]
     function = target.rpartition(".")[2] if is_ours else target
-    defaults = _plain(default_values(function_of(node, name))) | {"skip": None}
+    defaults = _plain(default_values(function_of(node, name))) | {
+        "skip": None,
+        "granularity": "kernel",
+    }
     ignored = {*DIRECTIVES, "measures"} | (_PLACES if is_ours else set())
     values = {key: value for key, value in node.items() if key not in ignored}
     changed: Node = {} if function == option else {"_target_": function}

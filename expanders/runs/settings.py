@@ -41,7 +41,7 @@ GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 
 _OPTIONAL: dict[str, Node] = {  # what a group's file may leave out, besides its function's options
     "model": {"skip": None},
-    "graph": {"measures": "default"},
+    "graph": {"measures": "default", "granularity": "kernel"},
     "dataset": {"val_fraction": 0.1, "transform": {"_target_": "expanders.data.Transform"}},
 }
 _GIVEN = {  # what the program passes itself to the function of a group
@@ -68,6 +68,7 @@ class Init:
     """How weights begin; see `expanders.wiring.wire`."""
 
     fan: Literal["dense", "live"] = "dense"
+    redraw: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from expanders.data import Images, Transform, batches
 from expanders.errors import SettingError
-from expanders.seeds import derive
+from expanders.seeds import Name, derive
 from expanders.training import metrics
 from expanders.training.epoch import PartialEpoch
 from expanders.training.processes import Team
@@ -195,7 +195,7 @@ class Trainer:
         parameters = self.transform.draw(batch, height, width, generator)
         return self.transform.train(pixels, self.team.share(parameters))
 
-    def _generator(self, name: str, *names: int) -> torch.Generator:
+    def _generator(self, name: Name, *names: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive(self.seed, name, self.epoch, *names))
 
 

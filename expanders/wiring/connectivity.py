@@ -5,50 +5,46 @@ along skip connections. It takes nothing but connections: biases, normalisation 
 left out, so a channel that no input reaches counts as dead even if a bias makes it constant.
 """
 
-import copy
-import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from expanders.wiring.layers import SparseConv2d, SparseLayer
+from expanders.wiring.linear import linearised
 
 _SCALE = 1e-290  # of the input: a dense ResNet-152 has some 10^380 paths, a float ends at 10^308
-_PASSED = (
-    *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm),
-    *(nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
-    *(nn.Hardswish, nn.Hardtanh, nn.Tanh, nn.Softplus),
-)
-_GATES = (nn.Sigmoid, nn.Hardsigmoid)
 
 
 def measure(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float | int | None]:
     """Measures of any network of convolutions and linear layers, sparse or dense, as a whole.
 
-    `input_shape` is that of one sample, such as (3, 32, 32). One forward and one backward pass run
-    through a copy of the model, in evaluation mode, in which every edge adds its input to its
-    output, as in SynFlow (Tanaka et al., NeurIPS 2020): a value is then the number of paths from
-    the input, a gradient that of paths to the output. Kernels count as edges, whatever the
-    positions in an image that they see. The model itself stays as it is. Returns
+    `input_shape` is that of one sample, such as (3, 32, 32). A copy of the model, in evaluation
+    mode, in which every edge adds its input to its output, is run twice, forward and backward.
+    First, channels take the values 0 and 1: reached from the input or not; gradients say so of the
+    output. Then a value is the number of paths, as in SynFlow (Tanaka et al., NeurIPS 2020).
+    Kernels count as edges, whatever the positions in an image that they see. The model itself stays
+    as it is. Returns
 
     - weights: live ones of all convolutions and linear layers; effective_parameters: those on
       a path from input to output, a kernel with all its weights; effective_share: of weights
     - dead_outputs: over all layers, output channels that no input reaches; unused_inputs: input
       channels of a layer that do not reach the output through it
     - log10_paths: of the number of paths from input channels to entries of the output; None
-      without any path, and for more than 10^598
+      without any path, for more than 10^598, and for a model that computes in less than float64
     """
-    network = _channel_network(model)
-    sample = torch.full((1, *input_shape), _SCALE, dtype=torch.float64, requires_grad=True)
+    network, layers = _channel_network(model)
+    sample = torch.ones(1, *input_shape, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():
-        output = network(sample)
-        output.sum().backward()
-    layers = [module for module in network.modules() if isinstance(module, _ChannelLayer)]
-    weights = sum(layer.num_edges * layer.weights_per_edge for layer in layers)
-    effective = sum(layer.effective_edges() * layer.weights_per_edge for layer in layers)
-    paths = float(output.detach().sum())
+        network(sample).sum().backward()
+    for layer in layers:
+        layer.counts = True
+    with torch.no_grad():
+        paths = float(network(_SCALE * sample.detach()).sum())
+    weights = sum(layer.num_weights for layer in layers)
+    effective = sum(layer.effective_weights() for layer in layers)
     return {
         "weights": weights,
         "effective_parameters": effective,
@@ -59,23 +55,37 @@ def measure(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float |
     }
 
 
+class _Reached(torch.autograd.Function):
+    """One for what is above zero, else zero; the same for gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return (gradient > 0).to(gradient.dtype)
+
+
 class _ChannelLayer(nn.Module):
     """What connects the channels of a layer: every output channel is the sum of its inputs.
 
-    It remembers which channels values came in by, and which gradients came back by.
+    It remembers which channels values came in by, and which gradients came back by. `counts`: it
+    adds up numbers of paths, instead of telling what is reached.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.Linear | SparseLayer) -> None:
         super().__init__()
-        self.original = [layer]  # a list, lest it become a submodule
+        self.original = [layer]  # in a list, so that it is no submodule
         self.groups = getattr(layer, "groups", 1)
-        self.edges = layer.edges.cpu() if isinstance(layer, SparseLayer) else None
+        self.counts = False
+        self.num_weights = layer.weight.numel()
+        self.edges = None
         if isinstance(layer, SparseLayer):
-            num_left, num_right, self.num_edges = layer.num_left, layer.num_right, layer.num_edges
+            self.edges, self.weights_per_edge = (t.cpu() for t in layer.channel_edges())
+            num_left, num_right = layer.num_left, layer.num_right
         else:
             num_right, num_left = layer.weight.shape[0], layer.weight.shape[1] * self.groups
-            self.num_edges = num_right * num_left // self.groups
-        self.weights_per_edge = math.prod(getattr(layer, "kernel_size", (1,)))
         self.reached = torch.zeros(num_left, dtype=torch.bool)  # inputs, from the network's input
         self.reaching = torch.zeros(num_right, dtype=torch.bool)  # outputs, to the network's output
 
@@ -89,8 +99,11 @@ class _ChannelLayer(nn.Module):
         return channels[..., None, None].expand(*channels.shape, height, width).clone()
 
     def _connect(self, x: Tensor) -> Tensor:
+        if self.counts:
+            return self._sum(x)
+        x = _Reached.apply(x)
         self.reached |= (x.detach() > 0).flatten(0, -2).any(0)
-        y = self._sum(x)
+        y: Tensor = _Reached.apply(self._sum(x))
         if y.requires_grad:
             y.register_hook(self._remember)  # type: ignore[no-untyped-call]
         return y.clone()  # the network may add a shortcut to it in place
@@ -107,12 +120,14 @@ class _ChannelLayer(nn.Module):
         sums = x.reshape(*x.shape[:-1], self.groups, -1).sum(-1)
         return sums.repeat_interleave(num_right // self.groups, dim=-1)
 
-    def effective_edges(self) -> int:
-        """The number of edges from a reached input to an output that reaches the network's."""
+    def effective_weights(self) -> int:
+        """The weights of edges from a reached input to an output that reaches the network's."""
         if self.edges is not None:
-            return int((self.reached[self.edges[0]] & self.reaching[self.edges[1]]).sum())
+            effective = self.reached[self.edges[0]] & self.reaching[self.edges[1]]
+            return int(self.weights_per_edge[effective].sum())
         left, right = self.reached.view(self.groups, -1), self.reaching.view(self.groups, -1)
-        return int((left.sum(1) * right.sum(1)).sum())
+        edges = int((left.sum(1) * right.sum(1)).sum())
+        return edges * math.prod(getattr(self.original[0], "kernel_size", (1,)))
 
     def dead_outputs(self) -> int:
         """The number of outputs that no input of the network reaches."""
@@ -129,31 +144,19 @@ class _ChannelLayer(nn.Module):
         return int((~used).sum())
 
 
-class _OpenGate(nn.Module):
-    """One, with a gradient: a gate scales what passes, but its own inputs lead on too."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As `x` in shape."""
-        return x - x.detach() + 1
-
-
-def _channel_network(model: nn.Module) -> nn.Module:
-    """A copy of the model that only connects channels; tensors are not copied."""
-    shared = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-    network = nn.Sequential(copy.deepcopy(model, shared))
+def _channel_network(model: nn.Module) -> tuple[nn.Module, list[_ChannelLayer]]:
+    """A copy of the model that only connects channels, and its layers; tensors are not copied."""
+    network = nn.Sequential(linearised(model))
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if type(child) in (nn.Conv2d, nn.Linear) or isinstance(child, SparseLayer):
                 setattr(parent, name, _ChannelLayer(child))  # type: ignore[arg-type]
-            elif isinstance(child, _PASSED):
-                setattr(parent, name, nn.Identity())
-            elif isinstance(child, _GATES):
-                setattr(parent, name, _OpenGate())
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             ones = torch.full(parameter.shape, float(name != "bias"), dtype=torch.float64)
             setattr(module, name, nn.Parameter(ones, requires_grad=False))
-    return network.double().cpu().eval()
+    network = network.double().cpu().eval()
+    return network, [module for module in network.modules() if isinstance(module, _ChannelLayer)]
 
 
 def _output_size(layer: nn.Conv2d | SparseConv2d, x: Tensor) -> tuple[int, int]:

@@ -20,6 +20,9 @@ from expanders.errors import SettingError
 from expanders.graphs.edges import GraphModel as GraphModel
 from expanders.graphs.simple import draws_from_input, random, xnet
 
+Granularity = Literal["kernel", "weight"]
+"""What an edge carries: a kernel, or a single weight of one."""
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -34,6 +37,10 @@ class LayerShape:
     def pairs(self) -> int:
         """The number of edges of the complete graph."""
         return self.num_left * self.num_right
+
+    def taps(self, granularity: Granularity) -> int:
+        """Vertices of the graph for each input channel: one, or one for each place in a kernel."""
+        return 1 if granularity == "kernel" else self.weights_per_edge
 
     @property
     def weights_per_edge(self) -> int:

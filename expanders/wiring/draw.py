@@ -6,9 +6,8 @@ it asks for them, training images. Both are chosen by the group `graph`.
 """
 
 import copy
-import itertools
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -17,14 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from expanders import graphs
-from expanders.errors import SettingError
-from expanders.graphs.edges import IntArray
+from expanders.errors import SettingError, check_choice
+from expanders.graphs.edges import IntArray, check_edges
 from expanders.seeds import stream
 from expanders.wiring import degrees
+from expanders.wiring.eligible import (
+    DenseLayer,
+    Skip,
+    convs_before_norm,
+    layers_of,
+    reasons_to_keep,
+)
 from expanders.wiring.layers import Edges
 
-DenseLayer = nn.Conv2d | nn.Linear
-Skip = Collection[str] | Callable[[str, nn.Module], bool]
 DegreePolicy = Callable[..., list[int]]
 LabelledImages = tuple[Tensor, Tensor]
 """Network inputs, float (N, channels, H, W), and labels, int64 (N,)."""
@@ -41,6 +45,8 @@ class Wiring:
         streams: the seed streams that the edges depend on.
         facts: numbers that the method tells about its choice, by name.
         seconds: that the choice took.
+        granularity: what an edge carries. If it is a "weight", the left vertices of a convolution's
+            edges are its taps (see `expanders.wiring.unstructured`).
     """
 
     edges: Mapping[str, Edges]
@@ -49,6 +55,7 @@ class Wiring:
     streams: tuple[str, ...] = ()
     facts: Mapping[str, float] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
+    granularity: degrees.Granularity = "kernel"
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class Task:
         seed: of the stream "graph".
         images: labelled training images, as many as the method asked for; none if it asked for
             none, or None if not even their shape is known.
+        granularity: what an edge shall carry; `budgets` are in kernels all the same.
     """
 
     model: nn.Module
@@ -69,6 +77,7 @@ class Task:
     budgets: tuple[int, ...]
     seed: int
     images: LabelledImages | None = None
+    granularity: degrees.Granularity = "kernel"
 
 
 @runtime_checkable
@@ -106,6 +115,7 @@ def draw(
     *,
     skip: Skip | None = None,
     images: LabelledImages | None = None,
+    granularity: degrees.Granularity = "kernel",
 ) -> Wiring:
     """Choose the edges of a dense model's layers. The model stays as it is, bit for bit.
 
@@ -113,48 +123,30 @@ def draw(
     stay dense that `skip` names, or that cannot be wired (`Wiring.kept` has the reasons).
 
     Args:
-        model, graph, degree, seed, skip: see `expanders.wiring.wire.sparsify`.
+        model, graph, degree, seed, skip, granularity: see `expanders.wiring.wire.sparsify`.
         images: labelled training images for a method that asks for them, at least as many. Their
             shape may be needed even where the method looks at none.
 
     Raises:
         SettingError: if edges cannot be had, or a skipped name does not exist.
     """
-    start = time.perf_counter()
-    wiring = _chosen(model, graph, degree, seed, skip, images)
-    return replace(wiring, seconds=time.perf_counter() - start)
-
-
-def _chosen(
-    model: nn.Module,
-    graph: Graph,
-    degree: int | float | DegreePolicy,
-    seed: int,
-    skip: Skip | None,
-    images: LabelledImages | None,
-) -> Wiring:
-    """The wiring that `draw` returns."""
-    kept = _reasons_to_keep(model, skip)
+    check_choice("graph.granularity", granularity, degrees.Granularity)
+    if not isinstance(graph, Method) and not callable(graph):
+        remedy = "give a graph model itself, such as expanders.graphs.rreg"
+        raise SettingError("graph", repr(graph), remedy)
+    if not callable(degree) and (isinstance(degree, bool) or not isinstance(degree, int | float)):
+        raise SettingError("degree", repr(degree), "give a number or a degree policy")
+    kept = reasons_to_keep(model, skip)
     layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
-    if _function(graph) is graphs.dense:
-        return Wiring({}, "dense", kept)
-    if not layers:
-        return Wiring({}, name_of(graph), kept, streams_of(graph))
-    network, budgets = _budgets(model, layers, graph, degree)
-    shapes = network.layers
-    if isinstance(graph, Method):
-        chosen = _images_for(graph, images)
-        own = copy.deepcopy(model).to(None if chosen is None else chosen[0].device)
-        task = Task(own, shapes, budgets, seed, chosen)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # for a model that draws random numbers in evaluation too
-            edges, facts = graph.draw(task)
-        return Wiring(edges, name_of(graph), kept, graph.streams, facts)
-    edges = {
-        shape.name: _drawn(graph, shape, budget, seed)
-        for shape, budget in zip(shapes, budgets, strict=True)
-    }
-    return Wiring(edges, name_of(graph), kept, streams_of(graph))
+    start = time.perf_counter()
+    edges: Mapping[str, Edges] = {}
+    facts: Mapping[str, float] = {}
+    if layers and _function(graph) is not graphs.dense:
+        network, budgets = _budgets(model, layers, graph, degree)
+        task = Task(model, network.layers, budgets, seed, None, granularity)
+        edges, facts = _drawn(task, graph, images)
+    seconds = time.perf_counter() - start
+    return Wiring(edges, name_of(graph), kept, streams_of(graph), facts, seconds, granularity)
 
 
 def live_parameters(
@@ -165,7 +157,7 @@ def live_parameters(
     skip: Skip | None = None,
 ) -> int:
     """Parameters of the network that `sparsify` would make of a model; no edge is drawn for it."""
-    kept = _reasons_to_keep(model, skip)
+    kept = reasons_to_keep(model, skip)
     layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
     network, budgets = _budgets(model, layers, graph, degree)
     weights = zip(budgets, network.layers, strict=True)
@@ -191,59 +183,6 @@ def name_of(graph: Graph) -> str:
     if isinstance(graph, Method):
         return graph.name
     return getattr(_function(graph), "__name__", repr(graph))
-
-
-def layers_of(model: nn.Module) -> dict[str, DenseLayer]:
-    """The convolutions and linear layers of a model, by name."""
-    modules = model.named_modules()
-    return {name: layer for name, layer in modules if isinstance(layer, nn.Conv2d | nn.Linear)}
-
-
-def stem_and_head(model: nn.Module) -> Callable[[str, nn.Module], bool]:
-    """The default skip rule: keep an ImageNet stem and the classifier dense.
-
-    That is a first convolution with a stride, and the last linear layer. They are small, and
-    every feature passes through them.
-    """
-    layers = layers_of(model)
-    convs = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
-    linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-    stem = {name for name in convs[:1] if max(layers[name].stride) > 1}  # type: ignore[arg-type]
-    kept = stem | set(linears[-1:])
-    return lambda name, module: name in kept
-
-
-def _reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
-    """The layers that stay dense, each with the reason."""
-    layers = layers_of(model)
-    rule = _as_rule(layers, stem_and_head(model) if skip is None else skip)
-    owners: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
-    reasons = {}
-    for name, layer in layers.items():
-        if type(layer) not in (nn.Conv2d, nn.Linear) or name == "":
-            # A subclass may use its weight elsewhere, as MultiheadAttention does.
-            reasons[name] = type(layer).__name__
-        elif rule(name, layer):
-            reasons[name] = "skipped"
-        elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
-            reasons[name] = "grouped convolution"
-        elif owners.get(id(layer.weight), 2) > 1:
-            reasons[name] = "shared weight"
-    return reasons
-
-
-def _as_rule(layers: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.Module], bool]:
-    if callable(skip):
-        return skip
-    if isinstance(skip, str):
-        raise SettingError("model.skip", skip, f"must be a list of names, such as [{skip}]")
-    for name in skip:
-        if name not in layers:
-            raise SettingError("model.skip", name, f"no such layer; there are: {', '.join(layers)}")
-    return lambda name, module: name in skip
 
 
 def _budgets(
@@ -275,27 +214,33 @@ def _other_parameters(model: nn.Module, layers: Mapping[str, DenseLayer]) -> int
     return sum(parameter.numel() for parameter in model.parameters()) - weights - unneeded
 
 
-def convs_before_norm(model: nn.Module) -> set[str]:
-    """Convolutions that are directly followed by a batch norm in a Sequential."""
-    names = set()
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Sequential):
-            children = list(module.named_children())
-            for (child, conv), (_, norm) in itertools.pairwise(children):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    names.add(f"{name}.{child}" if name else child)
-    return names
-
-
 def _drawn(
-    graph: degrees.GraphModel, shape: degrees.LayerShape, budget: int, seed: int
+    task: Task, graph: Graph, images: LabelledImages | None
+) -> tuple[dict[str, IntArray], dict[str, float]]:
+    """The edges of all layers, and facts to report."""
+    if not isinstance(graph, Method):
+        pairs = zip(task.shapes, task.budgets, strict=True)
+        return {shape.name: _layer(task, graph, shape, budget) for shape, budget in pairs}, {}
+    chosen = _images_for(graph, images)
+    own = copy.deepcopy(task.model).to(None if chosen is None else chosen[0].device)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # for a model that draws random numbers in evaluation too
+        return graph.draw(replace(task, model=own, images=chosen))
+
+
+def _layer(
+    task: Task, graph: degrees.GraphModel, shape: degrees.LayerShape, budget: int
 ) -> IntArray:
-    """The edges of one layer, by a graph model."""
-    rng = stream(seed, "graph", shape.name)
+    """The edges of one layer, by a graph model; `budget` kernels, or as many single weights."""
+    taps = shape.taps(task.granularity)
+    rng = stream(task.seed, "graph", shape.name)
+    num_left = shape.num_left * taps
     try:
-        return graph(shape.num_left, shape.num_right, budget, rng)
+        edges = graph(num_left, shape.num_right, budget * taps, rng)
+        check_edges(edges, num_left, shape.num_right)
+        return edges
     except SettingError as error:
-        remedy = f"layer {shape.name}: {error.remedy}"
+        remedy = f"{name_of(graph)}, layer {shape.name}: {error.remedy}"
         raise SettingError(error.setting, error.value, remedy) from None
 
 

@@ -1,5 +1,7 @@
 """Initial values of a network's parameters, from a named random stream."""
 
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from expanders.seeds import derive
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int) -> None:
+def initialize(model: nn.Module, seed: int, name: Literal["init", "redraw"] = "init") -> None:
     """Draw all weights of a dense model anew, in place; each layer has its own random stream.
 
     Convolutions: Kaiming normal, fan-out, for ReLU (He et al., 2015). Linear layers: N(0, 0.01²).
@@ -16,12 +18,13 @@ def initialize(model: nn.Module, seed: int) -> None:
 
     Args:
         model: any module; layers of other kinds keep their values.
-        seed: of the stream.
+        seed: of the streams.
+        name: of the streams: other weights for the same seed.
     """
-    for name, module in model.named_modules():
+    for layer, module in model.named_modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             generator = torch.Generator(module.weight.device)
-            generator.manual_seed(derive(seed, "init", name))
+            generator.manual_seed(derive(seed, name, layer))
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(
                     module.weight, mode="fan_out", nonlinearity="relu", generator=generator

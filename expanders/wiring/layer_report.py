@@ -9,11 +9,12 @@ from expanders.graphs import spectra
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One convolution or linear layer.
+    """One convolution, linear layer, or other layer with a weight for pairs of features.
 
     Attributes:
         name: the layer's name in the model.
-        shape: of the dense weight, (num_right, num_left, *kernel_size).
+        shape: of the dense weight, (num_right, num_left, *kernel_size); of the largest one, where
+            a layer that cannot be wired has several.
         graph: name of the graph model or method; `dense` for a dense layer.
         edges: kernels that exist.
         live, dense: parameters now and in the dense twin, biases included.

@@ -47,7 +47,7 @@ class SparseLayer(nn.Module):
         self.num_left = num_left
         self.num_right = num_right
         self._execution: Execution = "auto"
-        self.register_buffer("edges", _checked(edges, num_left, num_right))
+        self.register_buffer("edges", checked_edges(edges, num_left, num_right))
         self.weight = nn.Parameter(torch.zeros(edges.shape[1], *kernel_size))
         self.bias = nn.Parameter(torch.zeros(num_right)) if bias else None
 
@@ -61,6 +61,11 @@ class SparseLayer(nn.Module):
         """Share of the possible edges that exist, between 0 and 1."""
         return self.num_edges / (self.num_left * self.num_right)
 
+    def channel_edges(self) -> tuple[Tensor, Tensor]:
+        """The channels that are connected, as `edges`, and how many weights each edge carries."""
+        per_edge = self.weight[0].numel() if self.num_edges else 1
+        return self.edges, torch.full_like(self.edges[0], per_edge)
+
     def dense_weight(self) -> Tensor:
         """The weight of the equivalent dense layer, zero off the graph; differentiable.
 
@@ -70,7 +75,7 @@ class SparseLayer(nn.Module):
         if self.num_edges == self.num_left * self.num_right:
             return self.weight.view(shape)  # sorted edges of a complete graph are in dense order
         empty = self.weight.new_zeros(self.num_right * self.num_left, *self.weight.shape[1:])
-        return empty.index_copy(0, _flat(self.edges, self.num_left), self.weight).view(shape)
+        return empty.index_copy(0, positions(self.edges, self.num_left), self.weight).view(shape)
 
     def mask(self) -> Tensor:
         """Which kernels exist: bool, shape (num_right, num_left)."""
@@ -97,12 +102,15 @@ class SparseLayer(nn.Module):
     def _take_from(self, dense: nn.Conv2d | nn.Linear) -> None:
         """Keep of `dense` what lies on the graph: values, device, dtype and training mode."""
         self.to(device=dense.weight.device, dtype=dense.weight.dtype)
-        self.weight.copy_(dense.weight[self.edges[1], self.edges[0]])
+        self.weight.copy_(self._live_part(dense.weight))
         self.weight.requires_grad_(dense.weight.requires_grad)
         if self.bias is not None and dense.bias is not None:
             self.bias.copy_(dense.bias)
             self.bias.requires_grad_(dense.bias.requires_grad)
         self.train(dense.training)
+
+    def _live_part(self, dense_weight: Tensor) -> Tensor:
+        return dense_weight[self.edges[1], self.edges[0]]
 
     def extra_repr(self) -> str:
         """Shape and number of edges, for `print(model)`."""
@@ -257,12 +265,12 @@ def _margins(
     return (width, width, height, height)
 
 
-def _flat(edges: Tensor, num_left: int) -> Tensor:
+def positions(edges: Tensor, num_left: int) -> Tensor:
     """Position of each edge in the row-major (num_right, num_left) matrix."""
     return edges[1] * num_left + edges[0]
 
 
-def _checked(edges: Tensor, num_left: int, num_right: int) -> Tensor:
+def checked_edges(edges: Tensor, num_left: int, num_right: int) -> Tensor:
     """A copy of `edges` in int64, if it is a list of edges between these two sides."""
     what = f"graph of {num_left}x{num_right} channels"
     if edges.ndim != 2 or edges.shape[0] != 2:
@@ -278,7 +286,7 @@ def _checked(edges: Tensor, num_left: int, num_right: int) -> Tensor:
                 f"{lowest}..{highest}",
                 f"{what}: must lie between 0 and {size - 1}",
             )
-    if not bool((_flat(edges, num_left).diff() > 0).all()):
+    if not bool((positions(edges, num_left).diff() > 0).all()):
         raise SettingError(
             "edges", "unsorted or repeated", f"{what}: sort by output, then by input; no edge twice"
         )

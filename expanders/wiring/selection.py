@@ -1,22 +1,26 @@
-"""Which edges of a network to keep, from their scores and a budget of weights."""
+"""Which edges of a network to keep, from their scores and a budget of weights.
 
-import math
-from collections.abc import Sequence
+The edges of a layer are an array of scores, (num_right, num_left, taps): one tap where an edge is a
+kernel, one for each position in the kernel where it is a single weight. An edge of score -inf was
+removed before, and is not taken again.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 
-def best(scores: FloatArray, sizes: NDArray[np.int64], budget: int) -> BoolArray:
+def best(scores: FloatArray, sizes: IntArray, budget: int) -> BoolArray:
     """The edges of the highest scores per weight whose weights fit a budget.
 
     Edges are taken whole, in the order of score / size (equal ones in the order given), as long as
     they fit; then those further down that still do. So the budget is never exceeded, and what is
-    left of it is less than the smallest edge that was not taken. Edges of score -inf are never
-    taken.
+    left of it is less than the smallest edge that could still be taken.
 
     Args:
         scores: of the edges, (E,).
@@ -27,7 +31,7 @@ def best(scores: FloatArray, sizes: NDArray[np.int64], budget: int) -> BoolArray
         Which edges to keep, (E,).
     """
     taken = np.zeros(scores.size, dtype=bool)
-    if scores.size and sizes.min() == sizes.max():
+    if sizes.min() == sizes.max():  # no sorting: a network has millions of weights
         count = min(budget // int(sizes[0]), int(np.sum(scores > -np.inf)))
         taken[_highest(scores, count)] = True
         return taken
@@ -41,7 +45,7 @@ def best(scores: FloatArray, sizes: NDArray[np.int64], budget: int) -> BoolArray
     return taken
 
 
-def _highest(scores: FloatArray, count: int) -> NDArray[np.int64]:
+def _highest(scores: FloatArray, count: int) -> IntArray:
     """Where the `count` highest scores are; of equal ones the first."""
     if count == 0:
         return np.zeros(0, dtype=np.int64)
@@ -51,11 +55,67 @@ def _highest(scores: FloatArray, count: int) -> NDArray[np.int64]:
     return np.concatenate([above, equal[: count - above.size]])
 
 
+def best_over(
+    scores: Mapping[str, FloatArray],
+    sizes: Mapping[str, int],
+    budget: int,
+    reserved: Mapping[str, BoolArray],
+) -> dict[str, BoolArray]:
+    """The `best` edges of several layers within one budget, all the reserved ones among them.
+
+    Args:
+        scores: of every layer, (num_right, num_left, taps).
+        sizes: weights that an edge of each layer carries.
+        budget: weights of all layers together, at least those of the reserved edges.
+        reserved: edges to keep whatever the others' scores, of the shapes of `scores`.
+    """
+    free = {name: np.where(reserved[name], -np.inf, values) for name, values in scores.items()}
+    spent = sum(int(reserved[name].sum()) * sizes[name] for name in scores)
+    edge_sizes = [np.full(values.size, sizes[name]) for name, values in scores.items()]
+    flat = np.concatenate([values.ravel() for values in free.values()])
+    taken = best(flat, np.concatenate(edge_sizes), budget - spent)
+    pieces = np.split(taken, np.cumsum([values.size for values in scores.values()])[:-1])
+    pairs = zip(scores.items(), pieces, strict=True)
+    return {name: piece.reshape(values.shape) | reserved[name] for (name, values), piece in pairs}
+
+
+def best_edge(scores: FloatArray) -> BoolArray:
+    """One layer's edge of the highest score."""
+    chosen = np.zeros(scores.shape, dtype=bool)
+    chosen.flat[scores.argmax()] = True
+    return chosen
+
+
+def cover(scores: FloatArray) -> BoolArray:
+    """One layer's best edges that together touch every channel, input and output.
+
+    First the edges that are the best of both their channels, again and again among the channels
+    left over: the matching that taking edges in the order of their scores would give. Then the
+    best edge of each channel that this left out. Of a complete graph these are
+    max(num_left, num_right) edges, the fewest possible; a channel without any edge stays so.
+    """
+    kernels = scores.max(axis=2)
+    chosen = np.zeros(kernels.shape, dtype=bool)
+    left_over = kernels.copy()
+    while True:
+        best_left, best_right = left_over.argmax(axis=1), left_over.argmax(axis=0)
+        right = np.flatnonzero(best_right[best_left] == np.arange(len(best_left)))
+        right = right[left_over[right, best_left[right]] > -np.inf]
+        if not right.size:
+            break
+        chosen[right, best_left[right]] = True
+        left_over[right] = -np.inf
+        left_over[:, best_left[right]] = -np.inf
+    for row in np.flatnonzero(~chosen.any(axis=1)):
+        chosen[row, kernels[row].argmax()] = kernels[row].max() > -np.inf
+    for column in np.flatnonzero(~chosen.any(axis=0)):
+        chosen[kernels[:, column].argmax(), column] = kernels[:, column].max() > -np.inf
+    edges = np.zeros(scores.shape, dtype=bool)
+    right, left = np.nonzero(chosen)
+    edges[right, left, scores[right, left].argmax(axis=1)] = True
+    return edges
+
+
 def shrunk(total: int, target: int, progress: float) -> int:
-    """The number between `total` and `target` on an exponential path, at a progress of 0 to 1."""
-    return max(target, round(math.pow(target / total, progress) * total))
-
-
-def split(values: BoolArray, sizes: Sequence[int]) -> list[BoolArray]:
-    """A flat array cut into pieces of the given sizes."""
-    return np.split(values, np.cumsum(sizes)[:-1])
+    """A number between `total` and `target`, on an exponential path; progress from 0 to 1."""
+    return max(target, round(float(total * (target / total) ** progress)))

@@ -1,27 +1,21 @@
 """Swap the layers of any model for sparse ones, wired by a graph model or a wiring method."""
 
-from typing import Literal, get_args
+import math
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from expanders import graphs
-from expanders.errors import SettingError
+from expanders.errors import SettingError, check_choice
 from expanders.graphs import spectra
-from expanders.wiring.draw import (
-    DegreePolicy,
-    DenseLayer,
-    Graph,
-    LabelledImages,
-    Skip,
-    Wiring,
-    convs_before_norm,
-    draw,
-    layers_of,
-)
+from expanders.wiring import degrees
+from expanders.wiring.draw import DegreePolicy, Graph, LabelledImages, Wiring, draw
+from expanders.wiring.eligible import Skip, all_layers_of, convs_before_norm
 from expanders.wiring.layer_report import LayerReport, Report
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.operator import Execution
+from expanders.wiring.unstructured import UnstructuredConv2d
 
 Fan = Literal["dense", "live"]
 
@@ -34,6 +28,7 @@ def sparsify(
     *,
     skip: Skip | None = None,
     images: LabelledImages | None = None,
+    granularity: degrees.Granularity = "kernel",
     fan: Fan = "dense",
     measures: spectra.Extent = "default",
     execution: Execution = "auto",
@@ -50,6 +45,8 @@ def sparsify(
         skip: names of layers to keep dense, or a function of name and module that tells;
             by default `stem_and_head`.
         images: labelled training images, for a method that asks for them.
+        granularity: what an edge carries, a "kernel" or a single "weight" of one; the number of
+            weights is the same. Layers of single weights compute densely.
         fan, measures, execution: see `wire`.
 
     Returns:
@@ -60,7 +57,7 @@ def sparsify(
             unknown. The model is then unchanged.
     """
     _check(fan, measures, execution)
-    wiring = draw(model, graph, degree, seed, skip=skip, images=images)
+    wiring = draw(model, graph, degree, seed, skip=skip, images=images, granularity=granularity)
     return wire(model, wiring, fan=fan, measures=measures, execution=execution)
 
 
@@ -91,8 +88,8 @@ def wire(
             unchanged.
     """
     _check(fan, measures, execution)
-    dense = layers_of(model)
-    sizes = {name: _size(layer) for name, layer in dense.items()}
+    dense = all_layers_of(model)
+    sizes = {name: _own_size(layer) for name, layer in dense.items()}
     dense_parameters = _size(model)
     sparse = _sparse_layers(model, wiring)
     for layer in sparse.values():
@@ -100,13 +97,19 @@ def wire(
         if fan == "live":
             _rescale(layer)
     reports = [
-        _describe_wired(name, sparse[name], layer, wiring.method, sizes[name], measures)
+        _describe_wired(name, sparse[name], wiring.method, sizes[name], measures)
         if name in sparse
         else _describe_kept(name, layer, wiring.kept.get(name, ""), sizes[name])
         for name, layer in dense.items()
     ]
     _put(model, sparse)
-    return Report(tuple(reports), _size(model), dense_parameters, {}, wiring.streams, wiring.facts)
+    return Report(
+        layers=tuple(reports),
+        live=_size(model),
+        dense=dense_parameters,
+        streams=wiring.streams,
+        facts=wiring.facts,
+    )
 
 
 def swap(model: nn.Module, wiring: Wiring) -> None:
@@ -114,14 +117,16 @@ def swap(model: nn.Module, wiring: Wiring) -> None:
     _put(model, _sparse_layers(model, wiring))
 
 
+def granularity_of(model: nn.Module) -> degrees.Granularity:
+    """What the edges of a wired model carry."""
+    single = any(isinstance(module, UnstructuredConv2d) for module in model.modules())
+    return "weight" if single else "kernel"
+
+
 def _check(fan: str, measures: str, execution: str) -> None:
-    for setting, value, options in (
-        ("init.fan", fan, get_args(Fan)),
-        ("graph.measures", measures, get_args(spectra.Extent)),
-        ("execution", execution, get_args(Execution)),
-    ):
-        if value not in options:
-            raise SettingError(setting, value, f"must be {' or '.join(options)}")
+    check_choice("init.fan", fan, Fan)
+    check_choice("graph.measures", measures, spectra.Extent)
+    check_choice("execution", execution, Execution)
 
 
 def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
@@ -132,13 +137,14 @@ def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
         dense = model.get_submodule(name)
         try:
             if isinstance(dense, nn.Conv2d):
-                bias = name not in before_norm
-                layers[name] = SparseConv2d.from_dense(dense, edges, bias=bias)
+                single = wiring.granularity == "weight" and math.prod(dense.kernel_size) > 1
+                kind = UnstructuredConv2d if single else SparseConv2d
+                layers[name] = kind.from_dense(dense, edges, bias=name not in before_norm)
             elif isinstance(dense, nn.Linear):
                 layers[name] = SparseLinear.from_dense(dense, edges)
             else:
-                kind = type(dense).__name__
-                raise SettingError("layer", name, f"is a {kind}, not Conv2d or Linear")
+                remedy = f"is a {type(dense).__name__}, not Conv2d or Linear"
+                raise SettingError("layer", name, remedy)
         except SettingError as error:
             remedy = f"{wiring.method}, layer {name}: {error.remedy}"
             raise SettingError(error.setting, error.value, remedy) from None
@@ -154,11 +160,19 @@ def _put(model: nn.Module, layers: dict[str, SparseLayer]) -> None:
         for alias in aliases[id(model.get_submodule(name))]:
             parent, _, child = alias.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
+    for module in model.modules():
+        if not any(isinstance(part, SparseLayer) for part in module.modules()):
+            continue
+        # In evaluation these read the weights of their linear layers, which must be dense for that.
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 @torch.no_grad()
 def _rescale(layer: SparseLayer) -> None:
-    if layer.num_edges:
+    if layer.weight.numel():
         layer.weight.mul_(layer.density**-0.5)
 
 
@@ -166,8 +180,13 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _describe_kept(name: str, layer: DenseLayer, reason: str, size: int) -> LayerReport:
-    shape = tuple(layer.weight.shape)
+def _own_size(layer: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+
+
+def _describe_kept(name: str, layer: nn.Module, reason: str, size: int) -> LayerReport:
+    weights = [p for p in layer.parameters(recurse=False) if p.ndim > 1]
+    shape = tuple(max(weights, key=Tensor.numel).shape)
     edges = shape[0] * shape[1]
     return LayerReport(name, shape, "dense", edges, size, size, 1.0, kept=reason)
 
@@ -175,19 +194,18 @@ def _describe_kept(name: str, layer: DenseLayer, reason: str, size: int) -> Laye
 def _describe_wired(
     name: str,
     layer: SparseLayer,
-    dense: DenseLayer,
     method: str,
     dense_size: int,
     measures: spectra.Extent,
 ) -> LayerReport:
-    edges = layer.edges.cpu().numpy()
+    edges = layer.channel_edges()[0].cpu().numpy()
     values = dict(spectra.measure(edges, layer.num_left, layer.num_right, measures))
     values.pop("edges"), values.pop("density")  # the layer's own
     return LayerReport(
         name=name,
-        shape=tuple(dense.weight.shape),
+        shape=(layer.num_right, layer.num_left, *getattr(layer, "kernel_size", ())),
         graph=method,
-        edges=layer.num_edges,
+        edges=edges.shape[1],
         live=_size(layer),
         dense=dense_size,
         density=layer.density,

@@ -30,9 +30,9 @@ def test_split_is_exact_stratified_and_disjoint(labels, fraction, seed):
     wanted = int(fraction * len(labels) + 0.5)
     if wanted == len(labels) or (wanted == 0 and fraction > 0):
         with pytest.raises(SettingError, match=r"dataset\.val_fraction"):
-            split(images, fraction, stream(seed))
+            split(images, fraction, stream(seed, "split"))
         return
-    train, val = split(images, fraction, stream(seed))
+    train, val = split(images, fraction, stream(seed, "split"))
     assert len(val) == wanted
     assert sorted(numbers(train) + numbers(val)) == numbers(images)
     for part in (train, val):
@@ -45,7 +45,7 @@ def test_split_is_exact_stratified_and_disjoint(labels, fraction, seed):
 
 def test_split_depends_on_the_seed_alone():
     images = numbered([i % 5 for i in range(100)])
-    first, again, other = (split(images, 0.2, stream(seed))[1] for seed in (1, 1, 2))
+    first, again, other = (split(images, 0.2, stream(seed, "split"))[1] for seed in (1, 1, 2))
     assert numbers(first) == numbers(again) != numbers(other)
 
 
@@ -53,12 +53,12 @@ def test_split_draws_every_image_equally_often():
     images = numbered([0] * 6 + [1] * 2)
     counts = np.zeros(8)
     for seed in range(400):
-        counts[numbers(split(images, 0.5, stream(seed))[1])] += 1
+        counts[numbers(split(images, 0.5, stream(seed, "split"))[1])] += 1
     assert abs(counts / 400 - 0.5).max() < 0.1
 
 
 def test_split_of_nothing_leaves_an_empty_validation_part():
-    train, val = split(numbered([0, 1, 1]), 0, stream(0))
+    train, val = split(numbered([0, 1, 1]), 0, stream(0, "split"))
     assert (len(train), len(val)) == (3, 0)
     assert val.pixels.shape == (0, 3, 1, 1)
 
@@ -66,13 +66,13 @@ def test_split_of_nothing_leaves_an_empty_validation_part():
 @pytest.mark.parametrize("fraction", [-0.1, 1, 1.5, float("nan"), "half", None, True])
 def test_split_refuses_other_fractions(fraction):
     with pytest.raises(SettingError, match=r"^dataset\.val_fraction=.*must be"):
-        split(numbered([0, 1]), fraction, stream(0))
+        split(numbered([0, 1]), fraction, stream(0, "split"))
 
 
 @pytest.mark.parametrize(("fraction", "empty"), [(0.01, "validation"), (0.99, "training")])
 def test_split_refuses_to_leave_a_part_empty(fraction, empty):
     with pytest.raises(SettingError, match=f"leaves no {empty} image of 3"):
-        split(numbered([0, 1, 1]), fraction, stream(0))
+        split(numbered([0, 1, 1]), fraction, stream(0, "split"))
 
 
 @settings(max_examples=60, deadline=None)

@@ -179,3 +179,23 @@ def test_the_model_stays_as_it_is():
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.training
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+class Casting(nn.Module):
+    """Computes in float32 whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            conv(3, 4, [(0, 0), (1, 1)]), conv(4, 5, [(0, 0), (3, 4)]), POOL
+        )
+
+    def forward(self, x):
+        return self.layers(x.float())
+
+
+def test_a_model_in_float32_has_its_effective_parameters_but_no_number_of_paths():
+    values = connectivity.measure(Casting(), (3, 8, 8))
+    assert (values["weights"], values["effective_parameters"]) == (36, 18)
+    assert (values["dead_outputs"], values["unused_inputs"]) == (2 + 4, 2 + 3)
+    assert values["log10_paths"] is None

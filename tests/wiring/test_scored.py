@@ -4,12 +4,13 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from expanders import degrees, models, sparsify
+from expanders import degrees, graphs, models, sparsify
 from expanders.errors import SettingError
 from expanders.wiring import scored, scores
 from expanders.wiring.draw import draw
@@ -131,12 +132,12 @@ def test_what_cannot_work_is_one_line():
         sparsify(small(), METHODS["snip"], 2)
     with pytest.raises(SettingError, match="graph.images=20: snip looks at as many .* given 19"):
         sparsify(small(), METHODS["snip"], 2, images=images(19, 16, 6))
-    with pytest.raises(SettingError, match="graph.scope=world: must be network or layer"):
+    with pytest.raises(SettingError, match="graph.scope=world: choose network or layer"):
         scored.snip(scope="world")
     with pytest.raises(SettingError, match="graph.images=1: must be 2 or more"):
         scored.snip(images=1)
     x, labels = images(20, 16, 6)
-    with pytest.raises(SettingError, match="graph=snip: scores of layer 0 are infinite or not"):
+    with pytest.raises(SettingError, match="graph=snip: the scores of layer 0 are infinite or not"):
         sparsify(small(), METHODS["snip"], 2, images=(x * torch.inf, labels))
     model = small()
     nn.init.zeros_(model[12].weight)
@@ -153,3 +154,100 @@ def test_a_network_with_grouped_layers_keeps_its_budget():
     equal = torchvision.models.mobilenet_v2(num_classes=10)
     sparsify(equal, degree=3)
     assert weights_of(model) == weights_of(equal)  # all of them 1x1
+
+
+ALL = {
+    "magnitude": scored.magnitude(),
+    "snip": scored.snip(images=10),
+    "grasp": scored.grasp(images=10),
+    "synflow": scored.synflow(rounds=3),
+}
+NETWORKS = {
+    "vgg16bn": models.vgg16bn,
+    "resnet18": models.resnet18,
+    "resnet50": models.resnet50,
+    "mobilenet_v2": torchvision.models.mobilenet_v2,
+}
+
+
+def kept_budget(model, method, granularity="kernel"):
+    """Exactly with single weights; by less than a kernel, and never above, with kernels."""
+    budget = weights_of(wired(model, graphs.random, 3))
+    found = wired(model, method, 3, images=images(10), granularity=granularity)
+    assert all(layer.num_edges for layer in found.modules() if isinstance(layer, SparseLayer))
+    return 0 <= budget - weights_of(found) < (9 if granularity == "kernel" else 1)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_keeps_the_budget(network):
+    torch.manual_seed(0)
+    assert kept_budget(NETWORKS[network](num_classes=10), ALL["magnitude"])
+
+
+@pytest.mark.parametrize("granularity", ["kernel", "weight"])
+@pytest.mark.parametrize("method", ALL)
+def test_every_method_keeps_the_budget(method, granularity):
+    torch.manual_seed(0)
+    assert kept_budget(models.resnet32(), ALL[method], granularity)
+
+
+def wired(model, *arguments, **options):
+    model = copy.deepcopy(model)
+    sparsify(model, *arguments, **options)
+    return model
+
+
+def test_rounds_only_remove_and_end_at_the_budget():
+    """Iterative SNIP in one round is SNIP; what rounds remove differs."""
+    model, shown = small(), images(20, 16, 6)
+    one, ten = (draw(model, scored.snip(20, rounds=n), 2, images=shown) for n in (1, 10))
+    single = draw(model, METHODS["snip"], 2, images=shown)
+    assert all((one.edges[name] == single.edges[name]).all() for name in one.edges)
+    assert any(one.edges[name].shape != ten.edges[name].shape for name in one.edges) or any(
+        (one.edges[name] != ten.edges[name]).any() for name in one.edges
+    )
+
+
+def test_one_shot_snip_cuts_a_deep_network_and_rounds_or_a_floor_do_not():
+    torch.manual_seed(0)
+    model = models.vgg16bn()
+    initialize(model, 0)
+    shown = images(20)
+    wirings = {
+        "once": draw(model, scored.snip(20), 3, images=shown),
+        "floor": draw(model, scored.snip(20, floor="vertex"), 3, images=shown),
+    }
+    assert wirings["once"].facts["floor_layers"] > 0
+    lone = [edges.shape[1] for edges in wirings["once"].edges.values()]
+    assert lone.count(1) == wirings["once"].facts["floor_layers"]
+    for name, edges in wirings["floor"].edges.items():
+        layer = model.get_submodule(name)
+        assert len(np.unique(edges[1])) == layer.weight.shape[0]
+        assert len(np.unique(edges[0])) == layer.weight.shape[1]
+    assert wirings["floor"].facts["floor_edges"] > wirings["once"].facts["floor_edges"]
+
+
+def test_random_places_keep_the_number_of_edges_of_every_layer():
+    model = models.resnet32()
+    initialize(model, 0)
+    chosen = draw(model, scored.magnitude(), 3)
+    first, second, again = (
+        draw(model, scored.magnitude(placement="random"), 3, seed) for seed in (0, 1, 0)
+    )
+    assert first.streams == ("init", "graph")
+    for name, edges in chosen.edges.items():
+        assert first.edges[name].shape == second.edges[name].shape == edges.shape
+        assert (first.edges[name] == again.edges[name]).all()
+    assert any((first.edges[name] != second.edges[name]).any() for name in first.edges)
+    overlap = sum(
+        len({*map(tuple, a.T)} & {*map(tuple, chosen.edges[n].T)}) for n, a in first.edges.items()
+    )
+    assert overlap < 0.5 * sum(edges.shape[1] for edges in chosen.edges.values())
+
+
+def test_a_floor_beyond_the_budget_is_refused():
+    policy = partial(degrees.density, density=0.002)
+    with pytest.raises(SettingError, match="graph.floor=vertex: an edge for every channel of the"):
+        sparsify(models.vgg16bn(), scored.magnitude(floor="vertex"), policy)
+    with pytest.raises(SettingError, match="an edge for every channel of layer features.0"):
+        sparsify(models.vgg16bn(), scored.magnitude(floor="vertex", scope="layer"), policy)

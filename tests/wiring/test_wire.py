@@ -120,7 +120,8 @@ def test_keeps_what_it_would_break():
         "first": "shared weight",
         "second": "shared weight",
         "grouped": "grouped convolution",
-        "attention.out_proj": "NonDynamicallyQuantizableLinear",
+        "attention": "MultiheadAttention cannot be wired",
+        "attention.out_proj": "NonDynamicallyQuantizableLinear cannot be wired",
         "free": "",
     }
     assert model.first.weight is model.second.weight
@@ -164,7 +165,7 @@ def test_errors_of_a_graph_name_the_layer():
     def failing(num_left, num_right, num_edges, rng):
         raise SettingError("num_edges", num_edges, "too many")
 
-    with pytest.raises(SettingError, match=r"num_edges=192: layer features.0: too many"):
+    with pytest.raises(SettingError, match=r"num_edges=192: failing, layer features.0: too many"):
         sparsify(models.vgg16bn(), failing)
 
 
@@ -175,9 +176,12 @@ def unsorted_at_the_end(num_left, num_right, num_edges, rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"measures": "all"}, "graph.measures=all: must be default or full"),
-        ({"execution": "fast"}, "execution=fast: must be auto or dense or sparse"),
-        ({"graph": unsorted_at_the_end}, "unsorted_at_the_end, layer 1: graph of 512x64 channels"),
+        ({"measures": "all"}, "graph.measures=all: choose default or full"),
+        ({"execution": "fast"}, "execution=fast: choose auto, dense or sparse"),
+        (
+            {"graph": unsorted_at_the_end},
+            "unsorted_at_the_end, layer 1: a 512x64 graph has distinct edges",
+        ),
     ],
 )
 def test_an_error_at_any_point_leaves_the_model_alone(options, message):
@@ -195,3 +199,67 @@ def test_a_wiring_drawn_from_one_model_fits_another():
     sparsify(second, degree=3, seed=5)
     for name, layer in sparse_layers(second).items():
         assert torch.equal(first.get_submodule(name).edges, layer.edges)
+
+
+class Zoo(nn.Module):
+    """One of each layer that cannot be wired."""
+
+    def __init__(self):
+        super().__init__()
+        self.signal = nn.Conv1d(4, 8, 3)
+        self.volume = nn.Conv3d(4, 8, 3)
+        self.up = nn.ConvTranspose2d(4, 8, 3)
+        self.words = nn.Embedding(10, 8)
+        self.memory = nn.LSTM(8, 8)
+        self.norm = nn.utils.weight_norm(nn.Linear(8, 8), dim=0)
+        self.free = nn.Linear(8, 8)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_lists_every_layer_that_it_cannot_wire_with_the_reason():
+    report = sparsify(Zoo(), degree=2, skip=())
+    assert {layer.name: layer.kept for layer in report.layers} == {
+        "signal": "Conv1d cannot be wired",
+        "volume": "Conv3d cannot be wired",
+        "up": "ConvTranspose2d cannot be wired",
+        "words": "Embedding cannot be wired",
+        "memory": "LSTM cannot be wired",
+        "norm": "weight computed from other parameters",
+        "free": "",
+    }
+    shapes = {layer.name: layer.shape for layer in report.layers}
+    assert (shapes["volume"], shapes["memory"]) == ((8, 4, 3, 3, 3), (32, 8))
+    assert report.edges == 2 * 8
+    with pytest.raises(SettingError, match="layer 0=LazyLinear: call the model once"):
+        sparsify(nn.Sequential(nn.LazyLinear(3)))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_transformer_computes_the_same_in_evaluation(padded):
+    """PyTorch has a faster way for evaluation that reads the weights of dense layers."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2)
+    report = sparsify(model, degree=3, skip=())
+    assert sum(not layer.kept for layer in report.layers) == 4
+    x = torch.randn(3, 5, 16)
+    mask = torch.arange(5).expand(3, 5) >= torch.tensor([[5], [4], [2]]) if padded else None
+    expected = model.train()(x, src_key_padding_mask=mask)
+    model.eval().requires_grad_(False)
+    with torch.no_grad():
+        found = model(x, src_key_padding_mask=mask)
+    kept = slice(None) if mask is None else ~mask
+    assert torch.allclose(found[kept], expected[kept], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"graph": "rreg"}, "graph='rreg': give a graph model itself"),
+        ({"degree": "3"}, "degree='3': give a number or a degree policy"),
+        ({"skip": "classifier.3"}, r"model.skip=classifier.3: must be a list .* \[classifier.3\]"),
+    ],
+)
+def test_a_wrong_argument_is_named(options, message):
+    with pytest.raises(SettingError, match=message):
+        sparsify(models.vgg16bn(), **options)

@@ -75,7 +75,7 @@ def c_source(
     Raises:
         SettingError: if there is no loop for a layer of the network; it names the layer.
     """
-    folded = without_norms(network)
+    folded = without_norms(plain.whole_kernels(network))
     if not isinstance(folded, fx.GraphModule):
         raise _unsupported("a flow of tensors that cannot be traced")
     ShapeProp(folded).propagate(torch.zeros(1, 3, size, size))

@@ -1,0 +1,95 @@
+"""The layers of a model: which can be wired, and why others stay dense."""
+
+import itertools
+from collections.abc import Callable, Collection, Mapping
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from expanders.errors import SettingError
+
+DenseLayer = nn.Conv2d | nn.Linear
+Skip = Collection[str] | Callable[[str, nn.Module], bool]
+
+_LAYERS = (
+    *(nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
+    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
+)
+
+
+def layers_of(model: nn.Module) -> dict[str, DenseLayer]:
+    """The convolutions and linear layers of a model, by name."""
+    modules = model.named_modules()
+    return {name: layer for name, layer in modules if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+
+def all_layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a model that have a weight for pairs of channels or features, by name."""
+    layers: dict[str, nn.Module] = {
+        n: layer for n, layer in model.named_modules() if isinstance(layer, _LAYERS)
+    }
+    for name, layer in layers.items():
+        if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+            kind = type(layer).__name__
+            raise SettingError(f"layer {name}", kind, "call the model once, so that it has weights")
+    return dict(layers)
+
+
+def stem_and_head(model: nn.Module) -> Callable[[str, nn.Module], bool]:
+    """The default skip rule: keep an ImageNet stem and the classifier dense.
+
+    That is a first convolution with a stride, and the last linear layer. They are small, and
+    every feature passes through them.
+    """
+    layers = layers_of(model)
+    convs = [name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)]
+    linears = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+    stem = {name for name in convs[:1] if max(layers[name].stride) > 1}  # type: ignore[arg-type]
+    kept = stem | set(linears[-1:])
+    return lambda name, module: name in kept
+
+
+def reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
+    """The layers that stay dense, each with the reason."""
+    rule = _as_rule(layers_of(model), stem_and_head(model) if skip is None else skip)
+    owners: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    reasons = {}
+    for name, layer in all_layers_of(model).items():
+        if type(layer) not in (nn.Conv2d, nn.Linear) or name == "":
+            # A subclass may use its weight elsewhere, as MultiheadAttention does.
+            reasons[name] = f"{type(layer).__name__} cannot be wired"
+        elif rule(name, layer):
+            reasons[name] = "skipped"
+        elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            reasons[name] = "grouped convolution"
+        elif "weight" not in dict(layer.named_parameters(recurse=False)):
+            reasons[name] = "weight computed from other parameters"
+        elif owners[id(layer.weight)] > 1:
+            reasons[name] = "shared weight"
+    return reasons
+
+
+def _as_rule(layers: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.Module], bool]:
+    if callable(skip):
+        return skip
+    if isinstance(skip, str):
+        raise SettingError("model.skip", skip, f"must be a list of names, such as [{skip}]")
+    for name in skip:
+        if name not in layers:
+            raise SettingError("model.skip", name, f"no such layer; there are: {', '.join(layers)}")
+    return lambda name, module: name in skip
+
+
+def convs_before_norm(model: nn.Module) -> set[str]:
+    """Convolutions that are directly followed by a batch norm in a Sequential."""
+    names = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Sequential):
+            children = list(module.named_children())
+            for (child, conv), (_, norm) in itertools.pairwise(children):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    names.add(f"{name}.{child}" if name else child)
+    return names
