@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from expanders.errors import DivergedError, SettingError
 from expanders.runs.settings import Node
@@ -24,40 +26,73 @@ from hydra_plugins.expanders_sweeper.naming import instantiate, resolved
 log = logging.getLogger(__name__)
 
 
-_USER_ERRORS = (SettingError, DivergedError, HydraException, OmegaConfBaseException, OSError)
+_USER_ERRORS = (
+    SettingError,
+    DivergedError,
+    HydraException,
+    OmegaConfBaseException,
+    YAMLError,
+    OSError,
+)
+# Hydra is told to leave all reporting to `main`, so that this is asked before.
+_SHOW_EVERYTHING = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
+_IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_key: \S+.*)?$"
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def task(cfg: DictConfig) -> Node:
-    """One run of Hydra's: a single one, or a cell of a sweep."""
-    from expanders.runs.build import run
+def task(cfg: DictConfig) -> Node | float:
+    """One run of Hydra's: a single one, or a cell of a sweep; returns its summary or objective."""
+    from expanders.runs.build import objective_of, run
 
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode == RunMode.RUN
     try:
-        return run(
+        check_mode(hydra_cfg)
+        summary = run(
             resolved(cfg),
             hydra_cfg.runtime.choices,
             Path(hydra_cfg.runtime.output_dir),
             instantiate=instantiate,
             turn=0 if alone else hydra_cfg.job.num,
         )
-    except _USER_ERRORS as error:
-        if alone:
-            sys.exit(one_line(error))
-        log.error("%s", one_line(error))
-        raise
-    except Exception:
-        if not alone:  # a sweep goes on, and would not show it
+        return summary if cfg.objective is None else objective_of(summary, cfg.objective)
+    except Exception as error:
+        known = user_error(error)
+        if alone and known and not _SHOW_EVERYTHING:
+            sys.exit(one_line(known))  # before Hydra adds lines of its own
+        if not alone and known:  # a sweep goes on, and would not show it
+            log.error("%s", one_line(known))
+        elif not alone:
             log.exception("This run failed:")
         raise
 
 
+def check_mode(hydra_cfg: HydraConf) -> None:
+    """Refuse to run once what describes a sweep.
+
+    Raises:
+        SettingError: if the sweeper is given something to do without being asked.
+    """
+    for key in ("grids", "params"):
+        if hydra_cfg.mode == RunMode.RUN and hydra_cfg.sweeper.get(key):
+            remedy = "are for a sweep: add -m, or write hydra.mode: MULTIRUN into the file"
+            raise SettingError(f"hydra.sweeper.{key}", hydra_cfg.sweeper[key], remedy)
+
+
+def user_error(error: BaseException | None) -> BaseException | None:
+    """The error that a user can mend, of those that caused an error; a wrong setting first."""
+    known = []
+    while error is not None:
+        if isinstance(error, _USER_ERRORS):
+            known.append(error)
+        error = error.__cause__
+    settings = [error for error in known if isinstance(error, SettingError)]
+    return next(iter(settings + known), None)
+
+
 def one_line(error: BaseException) -> str:
     """What a user needs to know of an error that the user can mend."""
-    if isinstance(error.__cause__, SettingError):  # Hydra wraps what a group's function raises
-        error = error.__cause__
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
@@ -66,28 +101,56 @@ def one_line(error: BaseException) -> str:
         text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
+    elif in_a_name := re.match(_IN_A_NAME, text):
+        text = in_a_name[1]
     return f"error: {text}"
 
 
 def degree_as_value(argument: str) -> str:
-    """`degree=15` as `degree.value=15`: Hydra takes no number for the name of a group's option."""
-    return re.sub(r"^degree=(?=[\d.,\s+-]+$)", "degree.value=", argument)
+    """`degree=15` as `degree.value=15`: Hydra takes no number for the name of a group's option.
+
+    Whatever has a number in it is meant, such as `3,15` and `range(3,9,3)`.
+    """
+    key, _, value = argument.partition("=")
+    numbers = [word for word in re.split(r"[\s,()\[\]]+", value) if _is_number(word)]
+    return f"degree.value={value}" if key == "degree" and numbers else argument
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def arguments_of(typed: list[str]) -> list[str]:
+    """The command line for Hydra.
+
+    Raises:
+        SettingError: if the degree is given as `degree=15` and as `degree.value=60`.
+    """
+    passed = [degree_as_value(argument) for argument in typed]
+    values = [argument for argument in passed if argument.startswith("degree.value=")]
+    if len(set(values)) > 1 and passed != typed:
+        raise SettingError("degree.value", values[-1].partition("=")[2], "is given twice")
+    return passed
 
 
 def main() -> None:
     """The command line. Errors that a user can mend are one line; HYDRA_FULL_ERROR=1 shows all."""
-    sys.argv[1:] = [degree_as_value(argument) for argument in sys.argv[1:]]
-    if os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", ""):
-        task()
-        return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then leaves the reporting to what follows
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        sys.argv[1:] = arguments_of(sys.argv[1:])
         task()
     except KeyboardInterrupt:
         remedy = "the same command continues after the last checkpoint, unless it says restart=true"
         sys.exit(f"interrupted; {remedy}")
-    except _USER_ERRORS as error:
-        sys.exit(one_line(error))
+    except Exception as error:
+        known = user_error(error)
+        if _SHOW_EVERYTHING or known is None:
+            raise
+        sys.exit(one_line(known))
 
 
 if __name__ == "__main__":

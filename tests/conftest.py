@@ -1,10 +1,15 @@
 """What several test modules share."""
 
+import logging
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -36,6 +41,51 @@ def launch(tmp_path: Path) -> Launch:
         )
 
     return run
+
+
+@pytest.fixture
+def launch_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    """As `launch`, in a fork of this process: PyTorch, which takes seconds, is imported already."""
+    for name in [name for name in os.environ if name.startswith("WANDB")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        out, err = tmp_path / "forked.out", tmp_path / "forked.err"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12 warns of forks where there are threads
+            child = os.fork()
+        if child == 0:
+            _become_launcher(arguments, tmp_path, out, err)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
+
+    return run
+
+
+def _become_launcher(arguments: Sequence[str], folder: Path, out: Path, err: Path) -> NoReturn:
+    """Run launch.py's main in this process, which ends with it."""
+    code = 1
+    try:
+        for path, descriptor in ((out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        os.chdir(folder)
+        sys.argv = [str(ROOT / "launch.py"), *arguments]
+        warnings.simplefilter("default")
+        logging.getLogger().handlers.clear()
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @pytest.fixture(scope="session")

@@ -199,6 +199,14 @@ def test_recipes_leave_other_optimizers_alone():
         ("degree=0", "degree.value=0"),
         ("degree=-3", "degree.value=-3"),
         ("degree=constant", "degree=constant"),
+        ("degree=range(3,9,3)", "degree.value=range(3,9,3)"),
+        ("degree=choice(3,15)", "degree.value=choice(3,15)"),
+        ("degree=interval(3,15)", "degree.value=interval(3,15)"),
+        ("degree=1e9", "degree.value=1e9"),
+        ("degree=nan", "degree.value=nan"),
+        ("degree=[3,15]", "degree.value=[3,15]"),
+        ("degree=choice(constant,erk)", "degree=choice(constant,erk)"),
+        ("degree=erk,uniform", "degree=erk,uniform"),
         ("degree.value=7", "degree.value=7"),
         ("mydegree=3", "mydegree=3"),
         ("--cfg", "--cfg"),
@@ -336,7 +344,7 @@ def test_defaults_in_yaml_are_those_in_the_code():
         for name, default in settings.default_values(target).items():
             if isinstance(values.get(name), dict):
                 continue
-            shown = list(default) if isinstance(default, tuple) else default
+            shown = "" if default == () else default
             assert values[name] == shown, name
 
 
@@ -356,6 +364,27 @@ def test_defaults_of_a_groups_options_are_those_of_its_function(group):
             for name in defaults.keys() & each.keys() - FROM_THE_FILE:
                 if name not in ("step_size", "min_lr"):  # the recipe's
                     assert each[name] == defaults[name], f"{group}={option}: {name}"
+
+
+def test_wandbs_environment_variables_hold_where_nothing_else_is_said(monkeypatch):
+    given = {
+        "MODE": "disabled", "PROJECT": "mine", "ENTITY": "us", "NAME": "first", "RUN_GROUP": "all",
+        "TAGS": "a, b", "NOTES": "why", "DIR": "/elsewhere",
+    }  # fmt: skip
+    for name, value in given.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    config = checked("wandb.project=typed")
+    expected = {"mode": "disabled", "project": "typed", "entity": "us", "name": "first"}
+    expected |= {"group": "all", "notes": "why", "dir": "/elsewhere"}
+    assert expected.items() <= config.wandb.items()
+    assert WandbSettings(**config.wandb).named("n", "g", ["c"]).tags == ["c", "a", "b"]
+    assert name_of() == checked_name_without_wandb(monkeypatch, given)
+
+
+def checked_name_without_wandb(monkeypatch, given):
+    for name in given:
+        monkeypatch.delenv(f"WANDB_{name}")
+    return name_of()
 
 
 def test_hydras_own_keys_are_no_settings_of_a_function():
@@ -395,6 +424,8 @@ def test_a_groups_file_may_leave_out_what_has_a_default():
         ("checkpoint_minutes=nan", "checkpoint_minutes=nan: must be a number"),
         ("num_threads=100000", "num_threads=100000: must be 1 or more and at most 1024"),
         ("num_threads=1099511627776", "num_threads=1099511627776: must be 1 or more"),
+        ("objective=val/acuracy", "objective=val/acuracy: must be one of val/accuracy, val/loss"),
+        ("objective=test/accuracy", "test images are for the end of a study"),
         ("runs_dir=", "runs_dir=: must be the path of a folder"),
         ("wandb.project=", "wandb.project=: must be the name of a project"),
         ("model.skip=fc", "model.skip=fc: must be a list of layers, as model.skip=[fc]"),

@@ -191,22 +191,66 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["runs_dir=/proc/nowhere"], ["/proc/nowhere", "runs_dir=FOLDER"]),
         (["model.skip=[nonsense]"], ["model.skip=nonsense", "features.0"]),
         (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),
-        (["model._target_=os.system", "+model.command=echo"], ["os.system", "blocklisted"]),
+        (
+            ["model._target_=os.system", "~model.width", "+model.command=echo"],
+            ["os.system", "blocklisted"],
+        ),
         (["model._target_=builtins.dict"], ["builtins.dict", "must return a torch.nn.Module"]),
-        (["model._target_=nonsense.x"], ["model._target_=nonsense.x", "no such function"]),
+        (
+            ["model._target_=nonsense.x"],
+            ["model._target_=nonsense.x", "must be the dotted name of a function"],
+        ),
         (["graph.measures=all"], ["measures=all", "default or full"]),
         (["degree=3,15"], ["--multirun"]),
+        (["degree=[3,15]"], ["degree.value=[3, 15]", "must be a number"]),
+        (["degree=nan"], ["degree.value=nan", "must be a number"]),
+        (["-m", "seed=0,1", "seed=5"], ["seed is given twice"]),
+        (["-m", "degree=3,15", "degree.value=60"], ["degree.value=60", "given twice"]),
+        (["-m", "seed=", "dry_run=true"], ["seed=: must be an integer"]),
+        (["-m", "hydra.sweeper.grids=text"], ["hydra.sweeper.grids=text", "a list of mappings"]),
+        (["hydra.sweeper.grids=[{seed:1}]"], ["hydra.sweeper.grids", "add -m"]),
+        (["degree=3", "degree.value=60"], ["degree.value=60", "given twice"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_input_gets_one_line(launch, arguments, words):
-    result = launch("epochs=0", *arguments)
+def test_bad_input_gets_one_line(launch_forked, arguments, words):
+    short = [] if arguments[0].startswith("epochs") else ["epochs=0"]
+    result = launch_forked(*arguments, *short)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: ")
     for word in words:
         assert word in line
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("seed: [1,\n  x: {\n", "corrupt.yaml"), ("hydra: {sweeper: {grids: [{seed: 1}]}}", "add -m")],
+)
+def test_a_bad_sweep_file_gets_one_line(launch_forked, tmp_path, content, words):
+    (tmp_path / "corrupt.yaml").write_text(f"defaults: [config, _self_]\n{content}")
+    result = launch_forked("-cd", str(tmp_path), "-cn", "corrupt", "dry_run=true")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_hydra_full_error_shows_everything(launch_forked, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    result = launch_forked("epochs=0", "checkpoint=nowhere.pt")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "SettingError: checkpoint=nowhere.pt: no such file" in result.stderr
+
+
+def test_settings_that_cannot_work_leave_no_folder(launch_forked, tmp_path):
+    for place in ([], [f"hydra.run.dir={tmp_path / 'here'}"]):
+        for bad in ("optimizer.lr=abc", "epochs=-1"):
+            assert launch_forked(bad, *place).returncode == 1
+    assert not list(tmp_path.glob("runs/*"))
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_folder_with_another_run_is_not_overwritten(launch, tmp_path, few_images):

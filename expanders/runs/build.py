@@ -57,8 +57,12 @@ def run(
         turn: the run's number in a sweep.
     """
     end_with_parent()
-    plain = with_computed(plain, choices, instantiate)
-    config = checked(plain)
+    try:
+        plain = with_computed(plain, choices, instantiate)
+        config = checked(plain)
+    except SettingError:
+        folders.forget_if_unused(folder)
+        raise
     used = used_settings(plain, choices)
     identity = identity_of(used)
     record = used | {"definition": identity.definition}
@@ -84,6 +88,18 @@ def run(
     if not team.from_writer(lambda: False):
         ready().follow()
     return {}
+
+
+def objective_of(summary: Node, name: str) -> float:
+    """The number of a summary that a sweeper searches by.
+
+    Raises:
+        SettingError: if it is not there, as of a loss that is not finite.
+    """
+    value = summary.get(name)
+    if not isinstance(value, int | float):
+        raise SettingError("objective", name, "the run's summary has no such number")
+    return float(value)
 
 
 def _write(
@@ -157,6 +173,7 @@ def prepare(
     from expanders.training.settings import Settings
     from expanders.training.trainer import Trainer
 
+    wandb = tracking.WandbSettings(**config.wandb).checked()
     device = devices.choose_device(config.device, turn)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -215,7 +232,6 @@ def prepare(
         seed=data_seed,
         team=team,
     )
-    wandb = tracking.WandbSettings(**config.wandb)
     return Run(
         folder=folder,
         config=record,

@@ -28,7 +28,7 @@ from expanders.runs.settings import (
 
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {
-    *("hydra", "wandb", "runs_dir", "restart", "dry_run"),
+    *("hydra", "wandb", "objective", "runs_dir", "restart", "dry_run"),
     *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "norm"),
     "channels_last",
 }

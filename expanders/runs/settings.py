@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expanders.errors import SettingError
+from expanders.training import metrics
 
 Node = dict[str, Any]
 """A part of the configuration in plain containers."""
@@ -33,6 +34,8 @@ _NAMES = {
 }
 
 _LARGEST_INT = 2**63 - 1
+_OF_VALIDATION = (metrics.VAL_ACCURACY, metrics.VAL_LOSS)
+OBJECTIVES = (*_OF_VALIDATION, metrics.SECONDS, metrics.LIVE_PARAMETERS)
 _MOST_THREADS = 1024  # of many more, the process crashes
 _LARGEST_FLOAT = 3.4028234e38  # of float32
 
@@ -99,6 +102,7 @@ class Config:
     dry_run: bool = False
     restart: bool = False
     runs_dir: str = "runs"
+    objective: str | None = None
     recipe: Node = field(default_factory=dict)
     seeds: Node = field(default_factory=dict)
     init: Node = field(default_factory=dict)
@@ -166,6 +170,12 @@ def check_ranges(config: Config) -> None:
     momentum = config.optimizer.get("momentum", 0)
     if not 0 <= momentum < 1:
         raise SettingError("optimizer.momentum", momentum, "must be at least 0 and below 1")
+    if config.objective not in (None, *OBJECTIVES):
+        remedy = f"must be one of {', '.join(OBJECTIVES)}; test images are for the end of a study"
+        raise SettingError("objective", config.objective, remedy)
+    if config.objective in _OF_VALIDATION and config.dataset["val_fraction"] == 0:
+        remedy = "needs validation images; choose dataset.val_fraction above 0"
+        raise SettingError("objective", config.objective, remedy)
     if not config.runs_dir:
         raise SettingError("runs_dir", "", "must be the path of a folder")
     if config.wandb.get("project") == "":

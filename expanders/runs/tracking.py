@@ -5,11 +5,13 @@ same as in the run's own files, so nothing depends on the service.
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pydantic
 import wandb
 
 from expanders.errors import SettingError
@@ -30,7 +32,9 @@ class WandbSettings:
         project, entity: where runs go; entity None is the user's own.
         name, group: of the run; None means made of the choices.
         job_type: of the run.
-        tags: besides those made of the choices.
+        tags: besides those made of the choices; in one text, with commas between them.
+        notes: a longer description, which can be edited later.
+        dir: where W&B's local files go, in `wandb/`; None means the run's folder.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -39,13 +43,42 @@ class WandbSettings:
     name: str | None = None
     group: str | None = None
     job_type: str = "train"
-    tags: Sequence[str] = ()
+    tags: Sequence[str] | str = ()
+    notes: str | None = None
+    dir: str | None = None
 
     def named(self, name: str, group: str, tags: Sequence[str]) -> Self:
         """The same, with this name and group where none was given, and these tags too."""
+        own = self.tags.split(",") if isinstance(self.tags, str) else self.tags
+        stripped = [str(tag).strip() for tag in (*tags, *own)]
         return replace(
-            self, name=self.name or name, group=self.group or group, tags=[*tags, *self.tags]
+            self,
+            name=self.name or name,
+            group=self.group or group,
+            tags=[tag for tag in stripped if tag],
         )
+
+    def checked(self) -> Self:
+        """The same, once it is sure that W&B can start; under an agent, with the agent's project.
+
+        Raises:
+            SettingError: if an environment variable of W&B's has a value that it does not take, or
+                if `mode` is online and nobody is logged in.
+        """
+        try:
+            wandb.Settings().update_from_env_vars(dict(os.environ))
+        except pydantic.ValidationError as error:
+            wrong = error.errors()[0]
+            name = f"WANDB_{str(wrong['loc'][0]).upper()}"
+            remedy = f"{wrong['msg']}; change or unset this environment variable"
+            raise SettingError(name, os.environ.get(name, ""), remedy) from None
+        if self.mode == "online" and not wandb.login(prompt=False, verify=False):
+            remedy = "needs a login: `wandb login`, or use wandb.mode=offline"
+            raise SettingError("wandb.mode", self.mode, remedy)
+        if "WANDB_SWEEP_ID" not in os.environ:
+            return self
+        project = os.environ.get("WANDB_PROJECT", self.project)
+        return replace(self, project=project, entity=os.environ.get("WANDB_ENTITY", self.entity))
 
 
 class WandbRun:
@@ -105,6 +138,11 @@ def flatten_layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
+def _agents_id() -> str | None:
+    """The run's identity where an agent of a W&B sweep started this process."""
+    return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+
+
 def _mode(mode: str) -> Literal["online", "offline", "disabled"]:
     if mode == "auto":
         return "online" if wandb.login(prompt=False, verify=False) else "offline"
@@ -121,9 +159,10 @@ def _init(
     return wandb.init(
         project=settings.project,
         entity=settings.entity,
-        dir=folder,
+        dir=settings.dir or folder,
         config=dict(config),
-        id=run_id,
+        id=_agents_id() or run_id,
+        notes=settings.notes,
         resume="allow" if mode == "online" else None,
         name=settings.name,
         group=settings.group,

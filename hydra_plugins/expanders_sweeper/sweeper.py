@@ -56,7 +56,7 @@ class GridSweeper(BasicSweeper):
         params: Any = None,
     ) -> None:
         super().__init__(max_batch_size, params)
-        self.grids = [{}] if grids is None else grids
+        self.grids = _checked([{}] if grids is None else grids)
         self.params = dict(self.params)
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -102,6 +102,9 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
+        given = Counter(each.key_or_group for each in parser.parse_overrides(arguments))
+        if twice := [key for key, count in given.items() if count > 1]:
+            raise SweepError(f"{twice[0]} is given twice; of two axes one would be lost")
         cells: dict[str, Cell] = {}
         dry_run = restart = False
         for grid in self.grids:
@@ -150,6 +153,15 @@ class GridSweeper(BasicSweeper):
 
 def _counted(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+
+
+def _checked(grids: Any) -> list[Mapping[str, Any]]:
+    """The grids, if that is what they are."""
+    grids = OmegaConf.to_container(grids) if OmegaConf.is_config(grids) else grids
+    if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids):
+        remedy = "must be a list of mappings, from keys to values with commas"
+        raise SweepError(f"hydra.sweeper.grids={grids}: {remedy}")
+    return grids
 
 
 def _commas(value: Any) -> str:

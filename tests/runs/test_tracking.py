@@ -101,6 +101,24 @@ def test_disabled_writes_nothing(tmp_path):
     assert not list(tmp_path.glob("wandb/*"))
 
 
-def test_online_without_a_login_is_refused_in_one_line(tmp_path):
-    with pytest.raises(SettingError, match="wandb.mode=online: .*log in with `wandb login`"):
-        WandbRun(WandbSettings(mode="online"), tmp_path, {}, run_id="abc")
+def test_online_without_a_login_is_refused_before_any_work():
+    with pytest.raises(SettingError, match=r"wandb.mode=online: needs a login: `wandb login`"):
+        WandbSettings(mode="online").checked()
+
+
+def test_a_malformed_environment_variable_is_named(monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "banana")
+    with pytest.raises(SettingError, match=r"WANDB_SILENT=banana: .*valid boolean.*unset this"):
+        WandbSettings(mode="disabled").checked()
+
+
+def test_under_an_agent_its_run_id_project_and_entity_win(tmp_path, monkeypatch):
+    agent = {"SWEEP_ID": "s1", "RUN_ID": "r1", "PROJECT": "theirs", "ENTITY": "them"}
+    for name, value in agent.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    settings = WandbSettings(project="typed", mode="offline", notes="why").checked()
+    run = WandbRun(settings, tmp_path, {}, run_id="ours")
+    run.finish()
+    (first, *_) = of_type(records(tmp_path), "run")
+    assert (first["run_id"], first["project"], first["entity"]) == ("r1", "theirs", "them")
+    assert first["notes"] == "why"
