@@ -27,16 +27,11 @@ def check_budget(num_left: int, num_right: int, num_edges: int) -> None:
 
 def check_edges(edges: IntArray, num_left: int, num_right: int) -> None:
     """Raise `SettingError` unless the array is a graph as every model here returns it."""
-    good = isinstance(edges, np.ndarray) and edges.dtype == np.int64 and edges.ndim == 2
-    if not good or len(edges) != 2:
-        raise SettingError("edges", type(edges).__name__, "return an int64 array of shape (2, E)")
+    if not isinstance(edges, np.ndarray) or edges.dtype != np.int64 or edges.shape[:-1] != (2,):
+        raise SettingError("edges", type(edges).__name__, "give an int64 array of shape (2, E)")
     left, right = edges
-    if edges.size and not (
-        edges.min() >= 0
-        and left.max() < num_left
-        and right.max() < num_right
-        and np.all(np.diff(right * num_left + left) > 0)
-    ):
+    inside = np.all((edges >= 0) & (edges < [[num_left], [num_right]]))
+    if not inside or np.any(np.diff(right * num_left + left) <= 0):
         remedy = f"a {num_left}x{num_right} graph has distinct edges, sorted by (right, left)"
         raise SettingError("edges", "unsorted, repeated or outside", remedy)
 

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from expanders.errors import check_choice
 from expanders.graphs import expansion
-from expanders.graphs.edges import IntArray
+from expanders.graphs.edges import IntArray, check_edges
 from expanders.graphs.singular import two_largest
 
 Measures = dict[str, float | int | None]
@@ -41,9 +41,11 @@ def measure(
 
     `measures="full"` adds what costs more: expansion_upper (`expansion.greedy_upper_bound`) and
     legacy_score (`expansion.sampled_score`, from a fixed stream). A graph without edges has the
-    counts only. An unknown choice raises `SettingError`.
+    counts only. An unknown choice raises `SettingError`, and so do edges that are not as a graph
+    model returns them.
     """
     check_choice("measures", measures, Extent)
+    check_edges(edges, num_left, num_right)
     num_edges = edges.shape[1]
     left = np.bincount(edges[0], minlength=num_left)
     right = np.bincount(edges[1], minlength=num_right)

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, check_choice
 from expanders.graphs.edges import GraphModel as GraphModel
 from expanders.graphs.simple import draws_from_input, random, xnet
 
 Granularity = Literal["kernel", "weight"]
 """What an edge carries: a kernel, or a single weight of one."""
+Budget = Literal["equal", "paper"]
+Spread = Literal["constant", "uniform", "erk"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def constant(
     network: NetworkShape,
     graph: GraphModel,
     value: float = 3,
-    budget: Literal["equal", "paper"] = "equal",
+    budget: Budget = "equal",
 ) -> list[int]:
     """The same degree in every layer: value * max(num_left, num_right) edges, at most all pairs.
 
@@ -74,8 +76,7 @@ def constant(
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
         raise SettingError("degree.value", value, "give a number of at least 1")
-    if budget not in ("equal", "paper"):
-        raise SettingError("degree.budget", budget, "choose equal or paper")
+    check_choice("degree.budget", budget, Budget)
     return [
         round(min(value * _counted_side(layer, graph, budget), layer.pairs))
         for layer in network.layers
@@ -116,7 +117,7 @@ def total(
     network: NetworkShape,
     graph: GraphModel,
     parameters: int,
-    spread: Literal["constant", "uniform", "erk"] = "constant",
+    spread: Spread = "constant",
 ) -> list[int]:
     """A number of parameters for the whole network, with all that lies outside the graphs.
 
@@ -125,8 +126,7 @@ def total(
     Raises `SettingError` for fewer parameters than the network needs, or more than it has.
     """
     shares = {"constant": _constant_shares, "uniform": _pairs, "erk": _erk_shares}
-    if spread not in shares:
-        raise SettingError("degree.spread", spread, "choose constant, uniform or erk")
+    check_choice("degree.spread", spread, Spread)
     dense = sum(layer.pairs * layer.weights_per_edge for layer in network.layers)
     if isinstance(parameters, bool) or not isinstance(parameters, int):
         raise SettingError("degree.parameters", parameters, "give a whole number")

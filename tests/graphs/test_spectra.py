@@ -220,6 +220,12 @@ def test_summary_of_a_network():
     assert spectra.summary([])["normalised_gap_mean"] is None
 
 
+def test_unsorted_edges_are_refused_instead_of_measured_wrongly():
+    fano = incidence(FANO, 7)
+    with pytest.raises(SettingError, match=r"a 7x7 graph has distinct edges, sorted by"):
+        spectra.measure(fano[:, ::-1], 7, 7)
+
+
 def test_an_unknown_choice_of_measures_is_named():
     with pytest.raises(SettingError, match="measures=all: choose default or full"):
         spectra.measure(incidence(FANO, 7), 7, 7, measures="all")
