@@ -20,6 +20,8 @@ CELLS = {
     "paper": 57,
     "smoke": 33,
     "expansion": 24,
+    "arena": 120,
+    "arena_smoke": 40,
 }
 
 
