@@ -9,18 +9,20 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from expanders.errors import DivergedError, SettingError
 from expanders.runs.settings import Node
+from expanders.training import metrics
 from hydra_plugins.expanders_sweeper.naming import instantiate, resolved
 
 log = logging.getLogger(__name__)
@@ -47,15 +49,22 @@ def task(cfg: DictConfig) -> Node | float:
 
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode == RunMode.RUN
+    # Not resolved: the folder of the command may have ${} in its name.
+    runtime: Any = OmegaConf.to_container(hydra_cfg.runtime, resolve=False)
+    folder = Path(runtime["output_dir"])
+    if not alone:
+        speak_briefly(folder.name)
     try:
         check_mode(hydra_cfg)
         summary = run(
             resolved(cfg),
             hydra_cfg.runtime.choices,
-            Path(hydra_cfg.runtime.output_dir),
+            folder,
             instantiate=instantiate,
             turn=0 if alone else hydra_cfg.job.num,
         )
+        if not alone and metrics.TEST_ACCURACY in summary:
+            log.info("done, test accuracy %.2f%%", 100 * summary[metrics.TEST_ACCURACY])
         return summary if cfg.objective is None else objective_of(summary, cfg.objective)
     except Exception as error:
         known = user_error(error)
@@ -66,6 +75,21 @@ def task(cfg: DictConfig) -> Node | float:
         elif not alone:
             log.exception("This run failed:")
         raise
+
+
+def speak_briefly(name: str) -> None:
+    """One line a run and epoch on the terminal, with the run's name, where runs may share it.
+
+    The tables are in the run's own log.
+    """
+
+    def is_brief(record: logging.LogRecord) -> bool:
+        return "\n" not in record.getMessage() or record.levelno >= logging.WARNING
+
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(is_brief)
+            handler.setFormatter(logging.Formatter(f"{name}: %(message)s"))
 
 
 def check_mode(hydra_cfg: HydraConf) -> None:

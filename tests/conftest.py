@@ -50,13 +50,13 @@ def launch_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, folder: Path = tmp_path) -> "subprocess.CompletedProcess[str]":
         out, err = tmp_path / "forked.out", tmp_path / "forked.err"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python 3.12 warns of forks where there are threads
             child = os.fork()
         if child == 0:
-            _become_launcher(arguments, tmp_path, out, err)
+            _become_launcher(arguments, folder, out, err)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
