@@ -106,6 +106,9 @@ def cached(path: Path, key: str, storage: Storage, contents: Callable[[], Conten
                     return _without_file(path, made, storage, error)
                 file = _open(path, key)
     assert file is not None
+    if unfinished(path).exists():  # of images that have changed and changed back
+        with one_at_a_time(path):
+            unfinished(path).unlink(missing_ok=True)
     if not belongs_in_memory(file.header.num_bytes, storage):
         storage = "disk"
         log.info("the images stay on disk: %s in %s", gigabytes(file.header.num_bytes), path)

@@ -14,7 +14,7 @@ import torch
 
 from expanders.data import cache, stored
 from expanders.data.cache import Contents, cached
-from expanders.data.imagefile import HEADER_BYTES, Header
+from expanders.data.imagefile import HEADER_BYTES, Header, unfinished
 from expanders.errors import SettingError
 from tests.data.image_files import refusal
 
@@ -123,6 +123,13 @@ def test_decoding_goes_on_where_it_was_killed(path):
     making = Making(path.parent)
     check(cached(path, "a", "auto", making))
     assert making.decoded == list("efgh")
+    assert entries(path) == ["set.cache"]
+
+
+def test_an_unfinished_file_that_nobody_needs_is_removed(path):
+    cached(path, "a", "auto", Making(path.parent))
+    unfinished(path).write_bytes(bytes(9999))
+    check(cached(path, "a", "auto", Making(path.parent)))
     assert entries(path) == ["set.cache"]
 
 
