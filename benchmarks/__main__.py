@@ -7,6 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-for name in ("data", "stored", "graphs", "training", "tokens", "densities"):
+for name in ("data", "stored", "graphs", "training", "tokens", "densities", "export"):
     print(f"\n== {name} ==", flush=True)
     subprocess.run([sys.executable, Path(__file__).with_name(f"{name}.py")], check=True)
