@@ -68,8 +68,11 @@ class Run:
         tracker = WandbRun(self.wandb, self.folder, self.config, self._wandb_id())
         try:
             tracker.log_report(self.report)
+            tracker.log_graphs(self.report, self.checkpoints.wiring)
             self._train(tracker)
             summary = self._summarise()
+            if self.wandb.log_model:
+                tracker.log_model(self.folder / folders.BEST, summary)
         except BaseException:
             tracker.finish(failed=True)
             raise

@@ -5,22 +5,28 @@ same as in the run's own files, so nothing depends on the service.
 """
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import pydantic
 import wandb
+from PIL import Image
 
 from expanders.errors import SettingError
 from expanders.training import metrics
+from expanders.wiring.draw import Wiring
 from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 30
+_PICTURED = 512 * 512  # the largest graph in a picture, in pairs of channels: 0.1 s
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class WandbSettings:
         tags: besides those made of the choices; in one text, with commas between them.
         notes: a longer description, which can be edited later.
         dir: where W&B's local files go, in `wandb/`; None means the run's folder.
+        log_model: whether best.pt is kept on W&B too, as an artifact of type `model`.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -46,6 +53,7 @@ class WandbSettings:
     tags: Sequence[str] | str = ()
     notes: str | None = None
     dir: str | None = None
+    log_model: bool = False
 
     def named(self, name: str, group: str, tags: Sequence[str]) -> Self:
         """The same, with this name and group where none was given, and these tags too."""
@@ -106,6 +114,7 @@ class WandbRun:
                 raise SettingError("wandb.mode", settings.mode, f"{error}; {remedy}") from None
             log.warning("W&B cannot be reached (%s): this run is logged offline.", error)
             self._run = _init(settings, "offline", folder, config, run_id)
+        self._is_disabled = settings.mode == "disabled"
         self._run.define_metric(metrics.EPOCH)
         self._run.define_metric("*", step_metric=metrics.EPOCH)
         if self._run.offline and settings.mode != "disabled":
@@ -118,6 +127,35 @@ class WandbRun:
         columns: list[str | int] = list(dict.fromkeys(key for row in rows for key in row))
         data = [[row.get(str(column)) for column in columns] for row in rows]
         self._run.summary[metrics.LAYERS] = wandb.Table(columns=columns, data=data)
+
+    def log_graphs(self, report: Report, wiring: Wiring) -> None:
+        """Log one picture of some graphs: their matrices and spectra, where matplotlib is there."""
+        shapes = {
+            layer.name: layer.shape[:2]
+            for layer in report.layers
+            if layer.name in wiring.edges and math.prod(layer.shape[:2]) <= _PICTURED
+        }
+        if self._is_disabled or not shapes:
+            return
+        try:
+            from expanders.graphs.picture import Panel, figure
+        except ImportError:
+            log.debug("no picture of the graphs: matplotlib is not installed")
+            return
+        names = list(shapes)
+        panels = []
+        for name in dict.fromkeys((names[0], names[len(names) // 2], names[-1])):
+            num_right, num_left = shapes[name]
+            panels.append(Panel(name, np.asarray(wiring.edges[name]), num_left, num_right))
+        png = BytesIO()
+        figure(panels).savefig(png)
+        self._run.summary[metrics.PICTURE] = wandb.Image(Image.open(png))
+
+    def log_model(self, path: Path, summary: Mapping[str, Any]) -> None:
+        """Keep a best.pt as an artifact, with the run's summary as its metadata."""
+        model = wandb.Artifact(f"run-{self._run.id}-best", type="model", metadata=dict(summary))
+        model.add_file(str(path))
+        self._run.log_artifact(model, aliases=["best"])
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Log the metrics of one epoch; its number is the step."""

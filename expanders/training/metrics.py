@@ -54,3 +54,4 @@ EDGES = graph("edges")  # of all wired layers
 NORMALISED_GAP = graph("normalised_gap_mean")  # over the wired layers
 RAMANUJAN_RATIO = graph("ramanujan_ratio_mean")
 LAYERS = graph("layers")  # the table of the layers, on W&B only
+PICTURE = graph("picture")  # matrices and spectra of some layers, on W&B only

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -394,12 +394,13 @@ def test_killing_the_command_of_a_sweep_ends_its_workers(tmp_path, few_images):
 
 
 def is_group(number):
-    """Whether there is a process of this group."""
-    try:
-        os.killpg(number, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether there is a process of this group that is not a zombie."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == number and state not in "ZX":
+                return True
+    return False
 
 
 def files(folder):

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from torch import nn
 
 from expanders.errors import SettingError
 from expanders.runs.tracking import WandbRun, WandbSettings
-from expanders.wiring.wire import sparsify
+from expanders.wiring.draw import draw
+from expanders.wiring.wire import wire
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +41,8 @@ def of_type(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def test_an_offline_run_holds_everything(tmp_path, caplog):
     caplog.set_level("INFO")
     model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3))
-    report = sparsify(model, skip=())
+    wiring = draw(model, skip=())
+    report = wire(model, wiring)
     settings = WandbSettings(tags=["mine"]).named(
         "vgg16bn-digits-rreg-d3-s7", "cell", ("vgg16bn", "digits", "rreg", "d3")
     )
@@ -47,6 +50,7 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
 
     run = WandbRun(settings, tmp_path, config, run_id="abc123")
     run.log_report(report)
+    run.log_graphs(report, wiring)
     run.log_epoch({"epoch": 1, "train/loss": 2.0, "val/accuracy": 0.75})
     run.log_epoch({"epoch": 2, "train/loss": 1.0, "val/accuracy": 0.5})
     run.finish({"test/accuracy": 0.7, "val/accuracy": 0.75})
@@ -74,6 +78,10 @@ def test_an_offline_run_holds_everything(tmp_path, caplog):
     assert [layer["name"] for layer in layers] == ["0", "2"]
     assert [layer["edges"] for layer in layers] == [48, 48]
     assert all(layer["sigma2"] > 0 for layer in layers)
+    (picture,) = tmp_path.glob("wandb/offline-run-*/files/media/images/graph/*.png")
+    with Image.open(picture) as image:
+        assert min(image.size) > 300
+    assert picture.stat().st_size < 100_000
     assert of_type(rows, "exit")[0].get("exit_code", 0) == 0
 
 
@@ -122,3 +130,13 @@ def test_under_an_agent_its_run_id_project_and_entity_win(tmp_path, monkeypatch)
     (first, *_) = of_type(records(tmp_path), "run")
     assert (first["run_id"], first["project"], first["entity"]) == ("r1", "theirs", "them")
     assert first["notes"] == "why"
+
+
+def test_the_best_network_is_kept_as_an_artifact(tmp_path):
+    (tmp_path / "best.pt").write_bytes(b"weights")
+    run = WandbRun(WandbSettings(), tmp_path, {}, run_id="abc")
+    run.log_model(tmp_path / "best.pt", {"test/accuracy": 0.5})
+    run.finish({})
+    text = json.dumps(records(tmp_path))
+    assert "run-abc-best" in text
+    assert "best.pt" in text
