@@ -99,7 +99,8 @@ def test_every_model_runs(launch, tmp_path, few_images, model):
     blueprint = torch.load(run_of(tmp_path) / "best.pt", weights_only=True)["model"]
     assert blueprint == {
         "target": f"expanders.models.{model}",
-        "arguments": {"num_classes": 2} | ({} if model == "resnet32" else {"stem": "imagenet"}),
+        "arguments": {"num_classes": 2, "width": 1}
+        | ({} if model == "resnet32" else {"stem": "imagenet"}),
     }
 
 
