@@ -200,7 +200,7 @@ def wired(model, *arguments, **options):
 def test_rounds_only_remove_and_end_at_the_budget():
     """Iterative SNIP in one round is SNIP; what rounds remove differs."""
     model, shown = small(), images(20, 16, 6)
-    one, ten = (draw(model, scored.snip(20, rounds=n), 2, images=shown) for n in (1, 10))
+    one, ten = (draw(model, scored.snip(images=20, rounds=n), 2, images=shown) for n in (1, 10))
     single = draw(model, METHODS["snip"], 2, images=shown)
     assert all((one.edges[name] == single.edges[name]).all() for name in one.edges)
     assert any(one.edges[name].shape != ten.edges[name].shape for name in one.edges) or any(
@@ -214,12 +214,12 @@ def test_one_shot_snip_cuts_a_deep_network_and_rounds_or_a_floor_do_not():
     initialize(model, 0)
     shown = images(20)
     wirings = {
-        "once": draw(model, scored.snip(20), 3, images=shown),
-        "floor": draw(model, scored.snip(20, floor="vertex"), 3, images=shown),
+        "once": draw(model, scored.snip(images=20), 3, images=shown),
+        "floor": draw(model, scored.snip(images=20, floor="vertex"), 3, images=shown),
     }
     assert wirings["once"].facts["floor_layers"] > 0
     lone = [edges.shape[1] for edges in wirings["once"].edges.values()]
-    assert lone.count(1) == wirings["once"].facts["floor_layers"]
+    assert lone.count(1) >= wirings["once"].facts["floor_layers"]  # some keep one by themselves
     for name, edges in wirings["floor"].edges.items():
         layer = model.get_submodule(name)
         assert len(np.unique(edges[1])) == layer.weight.shape[0]
