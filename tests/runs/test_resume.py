@@ -309,7 +309,7 @@ def test_a_limit_on_the_size_of_files_loses_nothing(tmp_path, undisturbed):
 
 
 CELL = (
-    *("model=resnet32", "graph=rreg", "dataset=image_folder", "batch_size=4", "epochs=5"),
+    *("model=resnet32", "dataset=image_folder", "batch_size=4", "epochs=5"),
     *("num_threads=1", "wandb.mode=disabled"),
 )
 GRAPHS = "graph=rreg,xnet,random"

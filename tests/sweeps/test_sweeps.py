@@ -68,7 +68,8 @@ def test_seeds_multiply_a_sweep_and_one_override_makes_its_budgets_equal(launch)
     assert not paper & equal
 
 
-TINY = ("-m", "model=resnet32", "epochs=1", "batch_size=4", "wandb.mode=disabled")
+UNTRAINED = ("-m", "model=resnet32", "batch_size=4", "wandb.mode=disabled", "epochs=0")
+TINY = (*UNTRAINED[:-1], "epochs=1")
 
 
 def images(few_images):
@@ -101,7 +102,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(launch, tmp_
 
 
 def test_nothing_to_do_is_said(launch, few_images):
-    axes = (*TINY, *images(few_images), "epochs=0", "graph=rreg")
+    axes = (*UNTRAINED, *images(few_images), "graph=rreg")
     assert launch(*axes).returncode == 0
     again = launch(*axes)
     assert again.returncode == 0
@@ -161,7 +162,7 @@ def test_one_dense_twin_for_all_graphs(launch, few_images):
 
 
 def test_a_sweep_that_starts_over_tells_old_results_from_new_ones(launch, tmp_path, few_images):
-    axes = (*TINY, *images(few_images), "epochs=0", "graph=rreg,xnet")
+    axes = (*UNTRAINED, *images(few_images), "graph=rreg,xnet")
     assert launch(*axes).returncode == 0
     (theirs,) = tmp_path.glob("runs/*-xnet-*")
     (theirs / "lock").unlink()
