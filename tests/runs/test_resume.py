@@ -385,8 +385,9 @@ def test_a_killed_sweep_goes_on(tmp_path, launch, few_images, undisturbed_sweep)
 
 def test_killing_the_command_of_a_sweep_ends_its_workers(tmp_path, few_images):
     """They would go on with their runs, and then wait for others for minutes."""
-    command = ("-m", "hydra/launcher=local", *CELL, GRAPHS, f"dataset.root={few_images}")
-    with started(tmp_path, *command, "epochs=100000", "compile=none") as process:
+    cell = [word if not word.startswith("epochs=") else "epochs=100000" for word in CELL]
+    command = ("-m", "hydra/launcher=local", *cell, GRAPHS, f"dataset.root={few_images}")
+    with started(tmp_path, *command, "compile=none") as process:
         wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), "the first epoch")
         process.kill()
         process.wait()
