@@ -278,12 +278,23 @@ def test_names_stay(line):
             "dataset.storage=disk",
         ],
         ["graph=dense", "degree.value=15", "init.fan=live", "seeds.graph=3"],
+        ["graph=magnitude", "seeds.graph=3"],
+        ["graph=snip", "seeds.graph=3"],
+        ["graph=thin", "seeds.graph=3"],
     ],
     ids=" ".join,
 )
 def test_what_changes_no_result_changes_no_name(same):
     choices = [word for word in same if "." not in word and word.split("=")[0] in GROUPS]
     assert name_of(*same) == name_of(*choices)
+
+
+def test_a_graph_seed_counts_for_a_scored_wiring_whose_places_are_random():
+    names = [
+        name_of("graph=snip", f"graph.placement={p}", "seeds.graph=3") for p in ("scored", "random")
+    ]
+    assert "s0-graph3" in names[1]
+    assert "s0-graph3" not in names[0]
 
 
 def test_a_new_setting_with_its_default_and_a_moved_module_rename_no_run(monkeypatch):

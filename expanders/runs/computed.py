@@ -7,11 +7,14 @@ from inspect import signature
 from typing import Any
 
 from expanders.errors import SettingError
-from expanders.runs.settings import Instantiate, Node, function_of
+from expanders.runs.settings import OPTIONAL, Instantiate, Node, function_of
 
 
 def with_computed(settings: Node, choices: Mapping[str, str], instantiate: Instantiate) -> Node:
-    """The settings, with the number that `graph=thin` stands for as `model.width`.
+    """The settings, with those in place that follow from others.
+
+    `graph=thin` stands for a number as `model.width`. A seed for graphs counts for nothing where
+    the wiring says that it depends on none, as that of `magnitude`: the run has the common seed.
 
     Args:
         settings: all settings, resolved, in plain containers.
@@ -21,11 +24,25 @@ def with_computed(settings: Node, choices: Mapping[str, str], instantiate: Insta
     Raises:
         SettingError: if the model has no width, or none of as many parameters.
     """
-    if choices["graph"] != "thin":
-        return settings
-    groups = {name: settings[name] for name in ("model", "degree", "dataset")}
-    width = _width(json.dumps(groups, sort_keys=True), instantiate)
-    return settings | {"model": settings["model"] | {"width": width}}
+    changed: Node = {}
+    if choices["graph"] == "thin":
+        groups = {name: settings[name] for name in ("model", "degree", "dataset")}
+        width = _width(json.dumps(groups, sort_keys=True), instantiate)
+        changed["model"] = settings["model"] | {"width": width}
+    seeds = settings.get("seeds", {})
+    if seeds.get("graph") is not None and not _draws_graphs(settings["graph"], instantiate):
+        changed["seeds"] = seeds | {"graph": None}
+    return settings | changed
+
+
+def _draws_graphs(node: Node, instantiate: Instantiate) -> bool:
+    """Whether the wiring depends on the random stream of graphs, as all graph models do."""
+    if node.get("_partial_"):
+        return True
+    from expanders.wiring.draw import streams_of  # imports PyTorch, as the wiring itself does
+
+    own = {key: value for key, value in node.items() if key not in OPTIONAL["graph"]}
+    return "graph" in streams_of(instantiate(own))
 
 
 @lru_cache

@@ -42,7 +42,7 @@ _LARGEST_FLOAT = 3.4028234e38  # of float32
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 
 
-_OPTIONAL: dict[str, Node] = {  # what a group's file may leave out, besides its function's options
+OPTIONAL: dict[str, Node] = {  # what a group's file may leave out, besides its function's options
     "model": {"skip": None},
     "graph": {"measures": "default", "granularity": "kernel"},
     "dataset": {"val_fraction": 0.1, "transform": {"_target_": "expanders.data.Transform"}},
@@ -117,7 +117,7 @@ class Config:
 def completed(settings: Node) -> Node:
     """The settings, with what a group's file may leave out."""
     return {
-        key: _OPTIONAL.get(key, {}) | value if isinstance(value, dict) else value
+        key: OPTIONAL.get(key, {}) | value if isinstance(value, dict) else value
         for key, value in settings.items()
     }
 
@@ -188,7 +188,7 @@ def check_node(node: Node, name: str) -> None:
         if isinstance(value, dict):
             check_node(value, f"{name}.{key}")
     if name != "dataset":
-        own = {*DIRECTIVES, *_OPTIONAL.get(name, ())}
+        own = {*DIRECTIVES, *OPTIONAL.get(name, ())}
         arguments = {key: value for key, value in node.items() if key not in own}
         check_arguments(function_of(node, name), arguments, name, given=_GIVEN.get(name, ()))
     elif "source" not in node:
