@@ -5,7 +5,9 @@ logits (N, num_classes). To add a model, write one such function and one YAML fi
 
 `width` scales the channels of a whole network, the stem included: each number of channels becomes
 `round(width * channels)`, and at least 1. So a thin dense network can have the parameters of a
-sparse one.
+sparse one. In the ResNets of CIFAR this holds for the channels of a stage; those within a block,
+between its convolutions, are rounded apart (see `CifarResNet`), so that networks of more sizes are
+to be had.
 
 ResNets 18 to 152 are torchvision's (He et al., 2016). Their `stem` is `"imagenet"`, 7x7 with stride
 2 and a max-pool, as in the paper, or `"cifar"`, 3x3 with stride 1 and no pool. On 32x32 pixels the
@@ -13,6 +15,7 @@ first leaves a large part of the deeper kernels outside of every image: without 
 """
 
 import difflib
+import math
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
@@ -137,11 +140,11 @@ def resnet152(num_classes: int = 10, stem: Stem = "imagenet", width: float = 1) 
 class CifarBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut without parameters (He et al., 2016, option A)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, within: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, within, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(within)
+        self.conv2 = nn.Conv2d(within, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.stride = stride
         self.new_channels = out_channels - in_channels
@@ -162,12 +165,12 @@ class WideBlock(nn.Module):
     Where the shape changes, the shortcut is a 1x1 convolution of the activated input.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, within: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, within, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(within)
+        self.conv2 = nn.Conv2d(within, out_channels, 3, padding=1, bias=False)
         self.shortcut = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
@@ -184,7 +187,9 @@ class WideBlock(nn.Module):
 class CifarResNet(nn.Module):
     """A ResNet for 32x32 images: a stem, and three stages of blocks, the second two with stride 2.
 
-    `channels` are those of the stem and the three stages.
+    `channels` are those of the stem and the three stages at width 1. The blocks of a stage round
+    the channels between their two convolutions from ever higher up: with n blocks, block i has
+    floor(width * channels + i / n) of them.
     """
 
     def __init__(
@@ -193,9 +198,10 @@ class CifarResNet(nn.Module):
         blocks_per_stage: int,
         channels: tuple[int, int, int, int],
         num_classes: int,
+        width: float,
     ) -> None:
         super().__init__()
-        stem, *stages = channels
+        stem, *stages = (scaled(full, width) for full in channels)
         self.preactivated = block is WideBlock  # its norm comes before the sum, so one is left
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stages[-1] if self.preactivated else stem)
@@ -204,7 +210,8 @@ class CifarResNet(nn.Module):
         for stage, out_channels in enumerate(stages):
             for index in range(blocks_per_stage):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(in_channels, out_channels, stride))
+                within = math.floor(width * channels[stage + 1] + index / blocks_per_stage)
+                blocks.append(block(in_channels, max(1, within), out_channels, stride))
                 in_channels = out_channels
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -222,8 +229,7 @@ class CifarResNet(nn.Module):
 
 def _cifar_resnet(depth: int, num_classes: int, width: float) -> nn.Module:
     """He et al. (2016), section 4.2: stages of 16, 32 and 64 channels, depth = 6 n + 2."""
-    stem, first, second, third = (scaled(channels, width) for channels in (16, 16, 32, 64))
-    return CifarResNet(CifarBlock, (depth - 2) // 6, (stem, first, second, third), num_classes)
+    return CifarResNet(CifarBlock, (depth - 2) // 6, (16, 16, 32, 64), num_classes, width)
 
 
 def resnet20(num_classes: int = 10, width: float = 1) -> nn.Module:
@@ -255,9 +261,8 @@ def wideresnet(
         raise SettingError("model.depth", depth, "must be 6 n + 4, such as 16, 22, 28 or 40")
     if widening < 1:
         raise SettingError("model.widening", widening, "must be 1 or more")
-    sizes = (16, 16 * widening, 32 * widening, 64 * widening)
-    stem, first, second, third = (scaled(channels, width) for channels in sizes)
-    return CifarResNet(WideBlock, (depth - 4) // 6, (stem, first, second, third), num_classes)
+    channels = (16, 16 * widening, 32 * widening, 64 * widening)
+    return CifarResNet(WideBlock, (depth - 4) // 6, channels, num_classes, width)
 
 
 # ---------------------------------------------------------------------------- torchvision's

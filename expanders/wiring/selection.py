@@ -35,13 +35,14 @@ def best(scores: FloatArray, sizes: IntArray, budget: int) -> BoolArray:
         count = min(budget // int(sizes[0]), int(np.sum(scores > -np.inf)))
         taken[_highest(scores, count)] = True
         return taken
-    order = np.argsort(-scores / sizes, kind="stable")
-    order = order[scores[order] > -np.inf]
-    while (order := order[sizes[order] <= budget]).size:
+    left = np.flatnonzero(scores > -np.inf)
+    while (left := left[sizes[left] <= budget]).size:
+        most = budget // int(sizes[left].min())
+        order = left[_highest_in_order(scores[left] / sizes[left], most)]
         count = int(np.searchsorted(np.cumsum(sizes[order]), budget, side="right"))
         taken[order[:count]] = True
         budget -= int(sizes[order[:count]].sum())
-        order = order[count:]
+        left = left[~taken[left]]
     return taken
 
 
@@ -53,6 +54,19 @@ def _highest(scores: FloatArray, count: int) -> IntArray:
     above = np.flatnonzero(scores > threshold)
     equal = np.flatnonzero(scores == threshold)
     return np.concatenate([above, equal[: count - above.size]])
+
+
+def _highest_in_order(values: FloatArray, count: int) -> IntArray:
+    """Where the `count` highest values are, and all that equal the last; the highest first.
+
+    Few of millions of edges are kept, and only these are sorted.
+    """
+    if count < values.size:
+        threshold = np.partition(values, values.size - count)[values.size - count]
+        found = np.flatnonzero(values >= threshold)
+    else:
+        found = np.arange(values.size)
+    return found[np.argsort(-values[found], kind="stable")]
 
 
 def best_over(

@@ -25,6 +25,24 @@ def test_what_was_removed_stays_so():
     assert best(scores, np.array([1, 9, 1, 9]), 30).tolist() == [False, True, False, True]
 
 
+def in_turn(scores, sizes, budget):
+    """The same by definition: one edge after the other, if it still fits."""
+    taken = np.zeros(scores.size, dtype=bool)
+    for edge in sorted(range(scores.size), key=lambda edge: -scores[edge] / sizes[edge]):
+        taken[edge] = scores[edge] > -np.inf and sizes[edge] <= budget
+        budget -= sizes[edge] * taken[edge]
+    return taken
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), budget=st.integers(0, 400), kinds=st.integers(1, 3))
+def test_the_best_are_those_that_taking_them_in_turn_would_find(seed, budget, kinds):
+    rng = np.random.default_rng(seed)
+    sizes = rng.choice([9, 1, 25][:kinds], 40)
+    scores = rng.choice([-np.inf, -9, -1, 0, 1, 9, 25], 40)  # with many ties
+    assert (best(scores, sizes, budget) == in_turn(scores, sizes, budget)).all()
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), budget=st.integers(0, 400))
 def test_a_budget_is_never_exceeded_nor_missed_by_an_edge_that_fits(seed, budget):

@@ -24,6 +24,16 @@ def test_thin_networks_have_the_parameters_of_sparse_ones(name, degree):
         assert expected == sparsify(model, degree=degree).live
 
 
+@pytest.mark.parametrize("name", ["resnet20", "resnet32", "resnet56"])
+def test_small_residual_networks_have_a_thin_one_at_every_low_degree(name):
+    build = getattr(models, name)
+    model = build()
+    for degree in range(2, 9):
+        expected = live_parameters(model, degree=degree)
+        width = width_of(lambda width: build(width=width), expected)
+        assert size(build(width=width)) == pytest.approx(expected, rel=0.02)
+
+
 def test_a_number_of_parameters_that_no_width_gives():
     remedy = "no width gives 10 parameters: the nearest, .* choose another degree or model"
     with pytest.raises(SettingError, match=remedy):
