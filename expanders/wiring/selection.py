@@ -5,6 +5,7 @@ kernel, one for each position in the kernel where it is a single weight. An edge
 removed before, and is not taken again.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -131,5 +132,9 @@ def cover(scores: FloatArray) -> BoolArray:
 
 
 def shrunk(total: int, target: int, progress: float) -> int:
-    """A number between `total` and `target`, on an exponential path; progress from 0 to 1."""
-    return max(target, round(float(total * (target / total) ** progress)))
+    """A number between `total` and `target`, on an exponential path; progress from 0 to 1.
+
+    It is rounded up, as in SynFlow's published code: an edge more or less in every round changes
+    some percent of what is left at the end.
+    """
+    return target if progress >= 1 else math.ceil(total * (target / total) ** progress)

@@ -83,8 +83,8 @@ def test_reserved_edges_are_kept_within_the_budget():
     assert [kept[name].ravel().tolist() for name in "ab"] == [[True, False], [True, False]]
 
 
-def test_rounds_approach_the_target_exponentially():
+def test_rounds_approach_the_target_exponentially_and_from_above():
     assert [shrunk(1000, 10, t / 2) for t in range(3)] == [1000, 100, 10]
+    assert [shrunk(1000, 100, t / 3) for t in range(4)] == [1000, 465, 216, 100]  # 464.2, 215.4
     assert shrunk(10, 10, 0.3) == 10
-    assert shrunk(7, 3, 1.0) == 3
-    assert shrunk(23_000_000, 129_001, 1.0) == pytest.approx(129_001, abs=0)
+    assert all(shrunk(total, target, 1) == target for total, target in ((7, 3), (49, 37)))
