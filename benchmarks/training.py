@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from expanders import models
-from expanders.training.compilation import compiled
+from expanders.training.compilation import Compilation, compiled
 from expanders.training.device import keep_freed_memory
 from expanders.wiring.fold import fold
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
@@ -77,7 +77,7 @@ def prepared(model: nn.Module, x: torch.Tensor, how: str) -> tuple[nn.Module, to
     if "c" in LAYOUTS[how]:
         model = torch.compile(model)  # type: ignore[assignment]
     if "n" in LAYOUTS[how] and model.training:
-        model = compiled(model, "none", "native", x.device, 0)  # type: ignore[assignment]
+        model = compiled(model, Compilation("none", "native"))  # type: ignore[assignment]
     return model, x
 
 

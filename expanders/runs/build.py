@@ -231,6 +231,7 @@ def prepare(
         settings=how,
         seed=data_seed,
         team=team,
+        before=trained.arithmetic if trained else None,
     )
     return Run(
         folder=folder,

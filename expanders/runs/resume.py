@@ -11,6 +11,7 @@ from typing import Any
 from expanders.errors import DamagedError, SettingError
 from expanders.runs import checkpoint, folders
 from expanders.runs.checkpoint import Origin
+from expanders.training.arithmetic import Arithmetic
 from expanders.training.processes import Team
 from expanders.training.trainer import Trainer
 from expanders.wiring.draw import Wiring
@@ -29,6 +30,11 @@ class Saved:
     def wiring(self) -> Wiring:
         """The edges of its network, which a run that continues does not choose again."""
         return checkpoint.wiring_of(self.content)
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """How its network was computed, where it says so."""
+        return Arithmetic.from_state(self.content["training"].get("arithmetic"))
 
     def restore(self, trainer: Trainer) -> None:
         """Fill network, optimizer, schedule and history.

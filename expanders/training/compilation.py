@@ -7,6 +7,7 @@ or compiled by Inductor, which takes tens of seconds and gains little more.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -27,9 +28,57 @@ _WORTH_JOINING = 10_000  # images
 _WORTH_COMPILING = 100_000
 
 
-def compiled(
-    model: nn.Module, mode: CompileMode, norm: Norm, device: torch.device, num_images: int
-) -> Callable[..., Tensor]:
+@dataclass(frozen=True)
+class Compilation:
+    """How training steps are compiled.
+
+    Attributes:
+        compile: mode of Inductor, or `none`.
+        norm: what computes batch norms on a CPU.
+    """
+
+    compile: CompileMode
+    norm: Norm
+
+
+def chosen(
+    model: nn.Module,
+    mode: CompileMode,
+    norm: Norm,
+    device: torch.device,
+    num_images: int,
+    before: Compilation | None = None,
+) -> Compilation:
+    """What the settings come to here; nothing in it is `auto`.
+
+    Args:
+        model: the network.
+        mode: of Inductor, or `none`. `auto` compiles on a GPU, and on a CPU a network without batch
+            norm for a training of so many images that it earns back the time of compiling.
+        norm: what computes batch norms on a CPU: PyTorch (`torch`), or the operator (`native`);
+            `auto` is the operator, unless `mode` is `none` or the training too short to earn the
+            time of capturing.
+        device: of the network.
+        num_images: those of all epochs.
+        before: how the steps of this training so far were compiled; `auto` stays with it where that
+            is possible.
+
+    Raises:
+        SettingError: if a mode or the native norm was asked for by name and is impossible here.
+    """
+    joins = _joins(model, mode, norm, device, num_images, before)
+    wanted: CompileMode = mode
+    if mode == "auto" and before is not None:
+        wanted = before.compile
+    elif mode == "auto":
+        pays = not joins and (device.type == "cuda" or num_images >= _WORTH_COMPILING)
+        wanted = "default" if pays else "none"
+    if wanted != "none" and not _can_compile(mode, device):
+        wanted = "none"
+    return Compilation(wanted, "native" if joins else "torch")
+
+
+def compiled(model: nn.Module, how: Compilation) -> Callable[..., Tensor]:
     """`model` as training steps call it; if it is captured, then for inputs of one shape.
 
     What was captured before is forgotten: a process that trains one network after the other would
@@ -37,44 +86,36 @@ def compiled(
 
     Args:
         model: the network, which stays as it is.
-        mode: of Inductor, or `none`. `auto` compiles on a GPU, and on a CPU a network without batch
-            norm for a training of so many images that it earns back the time of compiling.
-        norm: what computes batch norms on a CPU: PyTorch, or the operator (`native`); `auto` is the
-            operator, unless `mode` is `none` or the training too short to earn the time of
-            capturing.
-        device: of the network.
-        num_images: those of all epochs.
-
-    Raises:
-        SettingError: if a mode or the native norm was asked for by name and is impossible here.
+        how: from `chosen`.
     """
-    joins = _joins(model, mode, norm, device, num_images)
-    inductor = mode not in ("none", "auto")
-    if mode == "auto" and not joins:
-        inductor = device.type == "cuda" or num_images >= _WORTH_COMPILING
-    if joins or inductor:
+    mode = None if how.compile == "none" else how.compile
+    if how.norm == "native" or mode:
         torch.compiler.reset()
-    if inductor and not _can_compile(mode, device):
-        inductor = False
-    named = "default" if mode == "auto" else mode
-    if joins:
-        backend = _Joined(named if inductor else None)
-        return torch.compile(model, backend=backend, dynamic=False)
-    return torch.compile(model, mode=named, dynamic=False) if inductor else model
+    if how.norm == "native":
+        return torch.compile(model, backend=_Joined(mode), dynamic=False)
+    return torch.compile(model, mode=mode, dynamic=False) if mode else model
 
 
 def _joins(
-    model: nn.Module, mode: CompileMode, norm: Norm, device: torch.device, num_images: int
+    model: nn.Module,
+    mode: CompileMode,
+    norm: Norm,
+    device: torch.device,
+    num_images: int,
+    before: Compilation | None,
 ) -> bool:
     """Whether batch norms are computed by the operator."""
-    if norm == "native":
-        if device.type == "cpu" and native.is_available():
-            return True
+    possible = device.type == "cpu" and native.is_available()
+    if norm == "native" and not possible:
         raise SettingError("norm", norm, "needs a CPU and a C++20 compiler; use norm=torch")
+    if norm != "auto":
+        return norm == "native"
+    if before is not None:
+        return before.norm == "native" and possible
     pays = mode != "none" and (mode != "auto" or num_images >= _WORTH_JOINING)
     # The norm over several processes is of another class.
     found = any(type(module) is nn.BatchNorm2d for module in model.modules())
-    return norm == "auto" and device.type == "cpu" and pays and found and native.is_available()
+    return pays and found and possible
 
 
 class _Joined:

@@ -32,12 +32,19 @@ def choose_device(name: str, turn: int = 0) -> torch.device:
     return device
 
 
+def chosen_precision(precision: Precision, device: torch.device) -> Precision:
+    """The precision, where `auto` is tf32 on a GPU and fp32 on a CPU."""
+    if precision == "auto":
+        return "tf32" if device.type == "cuda" else "fp32"
+    return precision
+
+
 def set_arithmetic(precision: Precision, device: torch.device) -> None:
     """Allow or forbid tf32 on GPUs, for the whole process. Only a program's start should call it.
 
     PyTorch's own default is tf32 for convolutions and float32 for matrix products.
     """
-    tf32 = precision in ("auto", "tf32") and device.type == "cuda"
+    tf32 = chosen_precision(precision, device) == "tf32" and device.type == "cuda"
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from expanders.training.compilation import compiled
+from expanders.training.compilation import Compilation, chosen, compiled
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
 
@@ -23,8 +23,12 @@ class Stepper:
         device: torch.device,
         num_images: int,
         team: Team,
+        before: Compilation | None = None,
     ) -> None:
-        """Prepare `model`, in place; `num_images` are those of all epochs together."""
+        """Prepare `model`, in place.
+
+        `num_images` are those of all epochs together; `before` says how steps were compiled so far.
+        """
         if settings.channels_last:
             model.to(memory_format=torch.channels_last)
         self.model, self.optimizer, self.settings = model, optimizer, settings
@@ -33,7 +37,10 @@ class Stepper:
         self._parallel = team.parallel(model)
         # Several processes on CPUs have not been tried compiled: `auto` then sees nothing to gain.
         gain = num_images if team.size == 1 else 0
-        self._compiled = compiled(self._parallel, settings.compile, settings.norm, device, gain)
+        self.compilation = chosen(
+            self._parallel, settings.compile, settings.norm, device, gain, before
+        )
+        self._compiled = compiled(self._parallel, self.compilation)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """One step on a batch.

@@ -4,6 +4,7 @@ The random numbers of a step (order, augmentation, dropout) depend on the seed, 
 step only, so that a run that continues from a checkpoint sees what it would have seen.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +20,14 @@ from expanders.data import Images, Transform, batches
 from expanders.errors import SettingError
 from expanders.seeds import Name, derive
 from expanders.training import metrics
+from expanders.training.arithmetic import Arithmetic, executions, keep_executions
+from expanders.training.device import chosen_precision
 from expanders.training.epoch import PartialEpoch
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
 from expanders.training.step import Stepper
+
+log = logging.getLogger(__name__)
 
 Metrics = dict[str, Any]
 
@@ -40,6 +45,7 @@ class Trainer:
         settings: how to train.
         seed: of order, augmentation and dropout.
         team: the processes that train together; each has all images and computes its share.
+        before: how the training that goes on here was computed so far.
         history: the metrics of the epochs done so far.
         partial: the epoch that is under way, or None between epochs.
 
@@ -56,6 +62,7 @@ class Trainer:
     settings: Settings
     seed: int
     team: Team = field(default_factory=Team)
+    before: Arithmetic | None = None
     history: list[Metrics] = field(default_factory=list)
     partial: PartialEpoch | None = None
 
@@ -65,8 +72,28 @@ class Trainer:
             remedy = f"has {len(self.train)} training images, too few for a step of batch norm"
             raise SettingError("dataset", "this one", f"{remedy}; choose another")
         num_images = self.settings.epochs * len(self.train)
+        before = self.before
+        if before and (before.device, before.processes) != (self._device.type, self.team.size):
+            before = None  # `auto` has other reasons here
+        if before:
+            keep_executions(self.model, before.execution)
         self._step = Stepper(
-            self.model, self.optimizer, self.settings, self._device, num_images, self.team
+            self.model,
+            self.optimizer,
+            self.settings,
+            self._device,
+            num_images,
+            self.team,
+            before.compilation if before else None,
+        )
+        self.arithmetic = Arithmetic(
+            device=self._device.type,
+            processes=self.team.size,
+            threads=torch.get_num_threads(),
+            precision=chosen_precision(self.settings.precision, self._device),
+            channels_last=self.settings.channels_last,
+            compilation=self._step.compilation,
+            execution=executions(self.model),
         )
 
     @property
@@ -113,6 +140,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "history": self.history,
+            "arithmetic": self.arithmetic.state_dict(),
         }
         if self.partial is not None:
             self.partial.finite_losses()
@@ -120,7 +148,11 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned, and say what is computed otherwise now."""
+        before = Arithmetic.from_state(state.get("arithmetic"))
+        if before and (changes := self.arithmetic.changes_since(before)):
+            what = "the bits may not be those of a run that nothing interrupted"
+            log.warning("Computed otherwise than so far (%s): %s", "; ".join(changes), what)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.history = list(state["history"])

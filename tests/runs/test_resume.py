@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -26,10 +27,11 @@ from expanders.runs.lock import LostLockError, locked
 from expanders.runs.predecessor import facts_of, read_predecessor
 from expanders.runs.run import Run
 from expanders.runs.tracking import WandbSettings
-from expanders.training import schedules
+from expanders.training import compilation, schedules
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
 from expanders.training.trainer import Trainer
+from expanders.wiring import native, operator
 from expanders.wiring.draw import draw
 from expanders.wiring.wire import wire
 from launch import one_line
@@ -37,6 +39,7 @@ from tests.outcomes import metrics, outcome, outcomes, started, wait_for, withou
 from tests.runs.test_tracking import of_type, records
 
 OFF = WandbSettings(mode="disabled")
+needs_a_compiler = pytest.mark.skipif(not native.is_available(), reason="no C++ compiler")
 HALVED = partial(schedules.step, step_size=2)
 
 
@@ -87,6 +90,7 @@ def run_in(
         transform=Transform(mean=[128] * 3, std=[64] * 3, pad=1, crop=8, flip=True),
         settings=Settings(epochs=epochs, batch_size=4),
         seed=seed,
+        before=trained.arithmetic if trained else None,
     )
     checkpoints = resume.Checkpoints(folder, blueprint, identity, wiring, check)
     return Run(
@@ -615,3 +619,57 @@ def test_only_a_whole_run_of_the_same_settings_can_be_started_from(tmp_path):
     run_in(tmp_path / "seven", seed=7).execute()
     shutil.copy(tmp_path / "within" / "last.pt", tmp_path / "seven")
     refused("holds checkpoints that are not this run's", start_from=tmp_path / "seven", seed=7)
+
+
+@needs_a_compiler
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_goes_on_stays_with_what_auto_chose_for_its_length(tmp_path, monkeypatch):
+    """4 epochs of 14 images are too short for the native norm, and 8 are not."""
+    monkeypatch.setattr(compilation, "_WORTH_JOINING", 100)
+    run_in(tmp_path / "four").execute()
+    assert run_in(tmp_path / "begun", epochs=8).trainer.arithmetic.compilation.norm == "native"
+    cut(run_in(tmp_path / "more", epochs=8, start_from=tmp_path / "four"), epoch=6, step=2)
+    again = run_in(tmp_path / "more", epochs=8, start_from=tmp_path / "four")
+    assert again.trainer.arithmetic.compilation.norm == "torch"
+    again.execute()
+    monkeypatch.undo()
+    run_in(tmp_path / "eight", epochs=8).execute()
+    whole, parts = outcome(tmp_path / "eight"), outcome(tmp_path / "more")
+    whole.pop("summary"), parts.pop("summary")
+    assert parts == whole
+
+
+@needs_a_compiler
+def test_a_run_that_continues_stays_with_the_execution_of_its_layers(tmp_path, monkeypatch, caplog):
+    cut(run_in(tmp_path), epoch=2, step=3)
+    before = run_in(tmp_path).trainer.arithmetic.execution
+    assert set(before.values()) == {"sparse", "dense"}
+    monkeypatch.setattr(operator, "is_faster_sparse", lambda *_: True)
+    again = run_in(tmp_path)
+    again._continue()
+    assert again.trainer.arithmetic.execution == before
+    assert "otherwise" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("what", "now"),
+    [
+        ("threads", "threads 1 -> 7"),
+        ("device", "device cpu -> mps"),
+        ("processes", "processes 1 -> 3"),
+        ("precision", "precision fp32 -> bf16"),
+        ("execution", "execution of 2 of 2 layers"),
+    ],
+)
+def test_a_run_that_continues_says_what_is_computed_otherwise(tmp_path, caplog, what, now):
+    cut(run_in(tmp_path), epoch=2, step=3)
+    run = run_in(tmp_path)
+    known = run.trainer.arithmetic
+    *_, value = now.split()
+    other = int(value) if value.isdigit() else dict.fromkeys(known.execution, "other")
+    other = value if isinstance(getattr(known, what), str) else other
+    run.trainer.arithmetic = replace(known, **{"threads": 1, what: other})
+    run._continue()
+    lines = [each.getMessage() for each in caplog.records if "otherwise" in each.getMessage()]
+    assert len(lines) == 1
+    assert f"Computed otherwise than so far ({now}): the bits may not be" in lines[0]

@@ -5,11 +5,16 @@ import torch
 from torch import nn
 
 from expanders.errors import SettingError
-from expanders.training.compilation import compiled
+from expanders.training import compilation
+from expanders.training.compilation import Compilation, chosen
 from expanders.wiring import native
 
 CPU = torch.device("cpu")
 MANY, SOME, FEW = 1_000_000, 20_000, 1000
+
+
+def compiled(model, mode, norm, device, num_images):
+    return compilation.compiled(model, chosen(model, mode, norm, device, num_images))
 
 
 @pytest.fixture
@@ -46,6 +51,15 @@ def test_compiles_where_it_pays_or_was_asked_for(
         compiled(model, mode, norm, torch.device(device), num_images)
         assert asked == expected
         asked.clear()
+
+
+@pytest.mark.parametrize("before", [Compilation("none", "torch"), Compilation("default", "native")])
+@pytest.mark.parametrize("num_images", [FEW, MANY])
+def test_auto_stays_with_what_it_chose_before(asked, before, num_images):
+    model = nn.BatchNorm2d(2)
+    assert chosen(model, "auto", "auto", CPU, num_images, before) == before
+    typed = Compilation("reduce-overhead", "torch")
+    assert chosen(model, typed.compile, typed.norm, CPU, num_images, before) == typed
 
 
 def test_auto_does_without_a_compiler_and_a_named_mode_is_refused(monkeypatch, caplog):
