@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from expanders import graphs, models
     from expanders.errors import SettingError
+    from expanders.export.writing import export_network
     from expanders.graphs import spectra
     from expanders.runs.checkpoint import Blueprint, load, save
     from expanders.wiring import degrees
@@ -23,6 +24,7 @@ _HOMES = {
     "SettingError": "errors",
     "SparseConv2d": "wiring.layers",
     "SparseLinear": "wiring.layers",
+    "export_network": "export.writing",
     "fold": "wiring.fold",
     "initialize": "wiring.initialization",
     "load": "runs.checkpoint",
@@ -38,6 +40,7 @@ __all__ = [
     "SparseConv2d",
     "SparseLinear",
     "degrees",
+    "export_network",
     "fold",
     "graphs",
     "initialize",

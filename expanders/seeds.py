@@ -19,6 +19,7 @@ Name = Literal[
     "augmentation",  # of a step
     "dropout",  # of a step
     "digits",  # the test part of the digits
+    "export",  # the images that an exported file is calibrated and measured on
 ]
 """What a stream is for."""
 

@@ -2,8 +2,10 @@
 
 import io
 import json
+import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,18 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 Metadata = Mapping[str, Any]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that the tools that write files print meanwhile; what they cannot do, they raise."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def trace(network: nn.Module, height: int, width: int) -> ExportedProgram:

@@ -1,4 +1,4 @@
-"""The network to export: from a run's folder to a checked file."""
+"""The network to export, and what is known of it: from a run's folder or a .pt file."""
 
 import json
 from dataclasses import dataclass, replace
@@ -10,15 +10,10 @@ from torch import Tensor, nn
 
 from expanders.data import Transform
 from expanders.errors import SettingError
-from expanders.export import formats, plain
-from expanders.export.c.compiled import run_c
+from expanders.export import pixels, plain
 from expanders.export.c.generate import Source, c_source
-from expanders.files import write_atomically
 from expanders.runs import checkpoint, folders
-from expanders.wiring.fold import without_norms
-from expanders.wiring.layers import SparseLayer
-
-TOLERANCE = 1e-4  # of the largest output; rounding stays well below
+from expanders.runs.settings import function_of
 
 
 @dataclass(frozen=True)
@@ -27,15 +22,38 @@ class Trained:
 
     Attributes:
         network: in evaluation mode; takes normalised images.
-        blueprint: how to build its dense twin.
+        blueprint: how to build its dense twin; None if that is not known.
         transform: how its images were prepared; None if that is not known.
         size: side length of its images, in pixels.
+        dataset: images of this size, if there are any.
     """
 
     network: nn.Module
-    blueprint: checkpoint.Blueprint
+    blueprint: checkpoint.Blueprint | None
     transform: Transform | None
     size: int
+    dataset: pixels.Dataset | None = None
+
+    def __post_init__(self) -> None:
+        side = self.size
+        try:
+            with torch.no_grad():
+                self.network(torch.zeros(1, 3, side, side))
+        except Exception as error:  # whatever a model raises that does not take the images
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise SettingError("size", side, f"does not suit the network: {reason}") from None
+
+    @property
+    def name(self) -> str:
+        """What the network is called."""
+        if self.blueprint is None:
+            return type(self.network).__name__
+        return self.blueprint.target.rpartition(".")[2]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What its function was given."""
+        return {} if self.blueprint is None else dict(self.blueprint.arguments)
 
     def complete(self, network: nn.Module) -> nn.Module:
         """`network` behind the normalisation, if that is known."""
@@ -55,8 +73,8 @@ class Trained:
         """What a user of the file needs to know, as plain containers."""
         values = "normalised" if self.transform is None else "pixels of 0 to 255"
         facts: dict[str, Any] = {
-            "model": self.blueprint.target.rpartition(".")[2],
-            **self.blueprint.arguments,
+            "model": self.name,
+            **self.arguments,
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "images": f"float32 (batch, 3, {self.size}, {self.size}): red, green, blue; {values}",
             "logits": "float32 (batch, num_classes)",
@@ -73,15 +91,15 @@ class Trained:
             SettingError: if it is not known how to normalise pixels, or on a layer without C.
         """
         if self.transform is None:
-            remedy = (
-                "takes pixels, and no config.json beside the weights tells how to normalise them"
-            )
-            raise SettingError("format", "c", f"{remedy}; give a run's folder")
-        name = f"{self.blueprint.target.rpartition('.')[2]} {dict(self.blueprint.arguments)}"
+            remedy = "takes pixels, and it is not known how to normalise them; give a run's folder"
+            raise SettingError("format", "c", f"{remedy}, or from Python a transform")
+        name = f"{self.name} {self.arguments}"
         return c_source(self.network, self.size, self.transform.mean, self.transform.std, name)
 
 
-def read(path: Path, size: int | None = None) -> Trained:
+def read(
+    path: Path, size: int | None = None, model: str | None = None, source: str | None = None
+) -> Trained:
     """The best network of a finished run, or the one in a .pt file.
 
     How its images were prepared comes from the config.json in the same folder, if there is one.
@@ -89,6 +107,9 @@ def read(path: Path, size: int | None = None) -> Trained:
     Args:
         path: folder of a run, or a .pt file.
         size: side length of the images in pixels, where no config.json tells.
+        model: the dotted name of the function that builds the dense network, for a network that is
+            not of `expanders.models`: a file cannot make this function call code from elsewhere.
+        source: likewise, of the function that reads the images.
 
     Raises:
         SettingError: if there is no finished run or no network at `path`, or if the size of the
@@ -103,95 +124,33 @@ def read(path: Path, size: int | None = None) -> Trained:
         if state != folders.State.DONE:
             raise SettingError("run", path, f"not finished ({state}); or give a .pt file")
         path = path / "best.pt"
-    network = checkpoint.load(path)
-    model = checkpoint.read(path)["model"]
-    blueprint = checkpoint.Blueprint(model["target"], model["arguments"])
-    transform = None
+    network, blueprint = _load(path, model)
+    transform = dataset = None
     config = path.with_name("config.json")
     if config.exists():
-        dataset = json.loads(config.read_text())["dataset"]
-        transform = Transform(**{k: v for k, v in dataset["transform"].items() if k != "_target_"})
-        if size is None:
-            size = transform.crop or transform.resize or dataset["source"].get("size")
+        settings = json.loads(config.read_text())
+        node = settings["dataset"]["transform"]
+        if node["_target_"] == "expanders.data.Transform":
+            transform = Transform(**{k: v for k, v in node.items() if k != "_target_"})
+            given = settings["dataset"]["source"].get("size")
+            own = transform.crop or transform.resize or given
+            size = own if size is None else size
+            if size == own:
+                dataset = pixels.of_run(settings, transform, source)
     if size is None or size < 1:
         raise SettingError("size", size, "give the side length of an image in pixels")
-    try:
-        network(torch.zeros(1, 3, size, size))
-    except RuntimeError as error:
-        raise SettingError("size", size, f"does not suit the network: {error}") from None
-    return Trained(network, blueprint, transform, size)
+    return Trained(network, blueprint, transform, size, dataset)
 
 
-@dataclass(frozen=True)
-class Written:
-    """What came of an export: bytes of the file, of the dense network's, and how outputs differ.
-
-    `difference` and `largest`: of the outputs, the largest difference and magnitude.
-    """
-
-    size: int
-    dense_size: int
-    difference: float
-    largest: float
-
-
-def write(trained: Trained, form: str, path: Path) -> Written:
-    """Write a network in one of the formats, run the file, and compare it with the network.
-
-    Args:
-        trained: the network.
-        form: "onnx", "torch", "dense-onnx" or "dense-torch"; see `expanders.export.__main__`.
-        path: of the file.
-
-    Raises:
-        RuntimeError: if the file computes something else than the network; it is then removed.
-        OSError: if the file cannot be written.
-    """
-    if form == "dense-torch":
-        trained = replace(trained, transform=None)  # plain weights come without a normalisation
-    content = _encode(trained, form, form.startswith("dense"))
-    dense_size = len(content)
-    if form in ("onnx", "torch") and _is_sparse(trained.network):
-        dense_size = len(_encode(trained, form, True))
-    write_atomically(path, lambda file: file.write(content))
-    difference = largest = 0.0
-    reference = trained.complete(trained.network)
-    for count in (1, 5):
-        images = trained.images(count)
-        with torch.no_grad():
-            expected = reference(images)
-        difference = max(difference, _magnitude(_run(trained, form, path, images) - expected))
-        largest = max(largest, _magnitude(expected))
-    if not difference <= TOLERANCE * largest:
-        path.unlink()
-        raise RuntimeError(f"{path}: outputs of up to {largest:g} differ by {difference:g}")
-    return Written(len(content), dense_size, difference, largest)
-
-
-def _encode(trained: Trained, form: str, dense: bool) -> bytes:
-    if form == "c":
-        return trained.c_source().text.encode()
-    if form == "dense-torch":
-        return formats.state_file(plain.dense(trained.network), trained.blueprint.build())
-    folded = without_norms(trained.network)
-    better = plain.is_faster_gathered if form == "onnx" else plain.is_smaller_gathered
-    network = plain.dense(folded) if dense else plain.gathered(folded, better)
-    program = formats.trace(trained.complete(network), trained.size, trained.size)
-    encode = formats.torch_file if form == "torch" else formats.onnx_file
-    return encode(program, trained.metadata())
-
-
-def _run(trained: Trained, form: str, path: Path, images: Tensor) -> Tensor:
-    if form == "c":
-        return run_c(path, images)
-    if form == "dense-torch":
-        return formats.run_state(path, trained.blueprint.build(), images)
-    return (formats.run_torch if form == "torch" else formats.run_onnx)(path, images)
-
-
-def _is_sparse(network: nn.Module) -> bool:
-    return any(isinstance(module, SparseLayer) for module in network.modules())
-
-
-def _magnitude(values: Tensor) -> float:
-    return float(values.abs().max())
+def _load(path: Path, model: str | None) -> tuple[nn.Module, checkpoint.Blueprint]:
+    """The network in a checkpoint, and how to build its dense twin."""
+    content = checkpoint.read(path)["model"]
+    blueprint = checkpoint.Blueprint(content["target"], content["arguments"])
+    if model is None and checkpoint.is_ours(blueprint.target):
+        return checkpoint.load(path), blueprint
+    if model is None:
+        remedy = f"is of another package; to use it, say --model {blueprint.target}"
+        raise SettingError("model", blueprint.target, remedy)
+    function_of({"_target_": model}, "model")
+    blueprint = replace(blueprint, target=model)
+    return checkpoint.load(path, blueprint.build()), blueprint

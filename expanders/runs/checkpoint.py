@@ -127,7 +127,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     content = read(path)
     target = content["model"]["target"]
     if model is None:
-        if not _is_ours(target):
+        if not is_ours(target):
             raise SettingError("checkpoint", path, f"was built by {target}: pass model= to load it")
         model = Blueprint(target, content["model"]["arguments"]).build()
     state = content["state"]
@@ -152,7 +152,7 @@ def wiring_of(content: Mapping[str, Any]) -> Wiring:
     return Wiring(edges, **content["wiring"])
 
 
-def _is_ours(target: str) -> bool:
+def is_ours(target: str) -> bool:
     """Whether a dotted name is that of a function defined in `expanders.models`, and no detour."""
     name = target.removeprefix("expanders.models.")
     return (

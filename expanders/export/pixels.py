@@ -1,0 +1,78 @@
+"""The images of a data set as an exported file takes them, to calibrate and to measure it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from expanders import data
+from expanders.errors import SettingError
+from expanders.runs.settings import function_of
+from expanders.seeds import stream
+
+Part = Literal["train", "val", "test"]
+
+
+class Labelled(NamedTuple):
+    """Images of 0 to 255, float32 (N, 3, height, width), and their labels, int64 (N,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Dataset:
+    """Training, validation and test images, read when first needed.
+
+    Attributes:
+        load: reads the three parts.
+        transform: resizes, pads and crops them; what it does besides is done by the file.
+    """
+
+    load: Callable[[], Mapping[Part, data.Images]]
+    transform: data.Transform
+
+    @cached_property
+    def parts(self) -> Mapping[Part, data.Images]:
+        """All images, as they are stored."""
+        return self.load()
+
+    def sample(self, part: Part, count: int) -> Labelled:
+        """At most `count` images of a part, always the same, of all classes alike."""
+        images = self.parts[part]
+        if not len(images) or not count:
+            return Labelled(torch.zeros(0, 3, 1, 1), images.labels[:0])
+        chosen = data.sample(images, count, stream(0, "export"))
+        pixels, labels = next(data.batches(chosen, len(chosen)))
+        as_pixels = replace(self.transform, mean=(0, 0, 0), std=(1, 1, 1))
+        return Labelled(as_pixels.eval(pixels).round(), labels)
+
+
+def of_run(config: Mapping[str, Any], transform: data.Transform, function: str | None) -> Dataset:
+    """The images of a run.
+
+    Args:
+        config: the run's settings.
+        transform: the run's.
+        function: the dotted name of the one that reads them, if it is of another package.
+    """
+    node = config["dataset"]
+    arguments = {key: value for key, value in node["source"].items() if key != "_target_"}
+    target = node["source"]["_target_"]
+    seed = config["seeds"].get("data")
+
+    def load() -> Mapping[Part, data.Images]:
+        name = target.removeprefix("expanders.data.")
+        if function is None and name not in data.__all__:
+            remedy = f"is of another package; to use it, say --source {target}"
+            raise SettingError("dataset.source", target, remedy)
+        source = function_of({"_target_": function or target}, "source")
+        images, test = source(**arguments).load()
+        rng = stream(config["seed"] if seed is None else seed, "split")
+        train, val = data.split(images, node["val_fraction"], rng)
+        return {"train": train, "val": val, "test": test}
+
+    return Dataset(load, transform)

@@ -1,0 +1,95 @@
+"""One call that exports any network, also one that the launcher did not build."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import expanders
+from expanders.data import Transform
+from expanders.errors import SettingError
+from expanders.export import formats
+from expanders.export.c.compiled import compiler, run_c
+from tests.export.conftest import OWN
+
+TRANSFORM = Transform(mean=(77.8,) * 3, std=(82.6,) * 3)
+
+
+@pytest.fixture
+def model():
+    """A sparsified network that is no function's, in training mode."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16)]
+    model = nn.Sequential(
+        *layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)
+    )
+    expanders.sparsify(model, graph=expanders.graphs.rreg, degree=3)
+    return model.train()
+
+
+def expected(model, images):
+    with torch.no_grad():
+        return copy.deepcopy(model).eval()(images)
+
+
+def assert_close(actual, wanted):
+    assert (actual - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_networks_of_any_origin(model, tmp_path):
+    before = copy.deepcopy(model.state_dict())
+    images = torch.randn(3, 3, 12, 12)
+    runners = {"onnx": formats.run_onnx, "torch": formats.run_torch, "dense-onnx": formats.run_onnx}
+    for form, run in runners.items():
+        path = tmp_path / form
+        written = expanders.export_network(model, path, size=12, format=form)
+        assert written.size == path.stat().st_size
+        assert_close(run(path, images), expected(model, images))
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_pixels_are_normalised_by_the_file(model, tmp_path):
+    pixels = torch.randint(256, (3, 3, 12, 12), dtype=torch.uint8)
+    wanted = expected(model, TRANSFORM.eval(pixels))
+    for form, run in {"onnx": formats.run_onnx, "c": run_c}.items():
+        expanders.export_network(model, tmp_path / form, size=12, format=form, transform=TRANSFORM)
+        assert_close(run(tmp_path / form, pixels.float()), wanted)
+
+
+def test_eight_bits(own_network, parts, tmp_path):
+    path = tmp_path / "network.onnx"
+    train, val, test = parts
+    transform = Transform(mean=(77.8,) * 3, std=(82.6,) * 3, pad=2, crop=32)
+    written = expanders.export_network(
+        own_network, path, size=32, dtype="int8", transform=transform, train=train, val=val
+    )
+    assert written.quantized.lost is not None
+    classes = formats.run_onnx(path, test.pixels.float()).argmax(1)
+    agreement = (classes == expected(own_network, transform.eval(test.pixels)).argmax(1)).float()
+    assert agreement.mean() > 0.9
+
+
+def test_what_is_missing_is_named(model, tmp_path, parts):
+    def refused(match, **options):
+        with pytest.raises(SettingError, match=match):
+            expanders.export_network(model, tmp_path / "network", size=12, **options)
+
+    refused("format=onx: choose onnx, c, torch", format="onx")
+    refused("dtype=int4: choose float32 or int8", dtype="int4")
+    refused("dtype=int8: is calibrated on training images", dtype="int8", transform=TRANSFORM)
+    refused("dtype=int8: is calibrated on training images", dtype="int8", train=parts[0])
+    refused("format=dense-torch: needs the function that builds", format="dense-torch")
+    if compiler() is not None:
+        refused("format=c: takes pixels, and it is not known how to normalise", format="c")
+
+
+def test_dense_weights_of_a_network_with_a_blueprint(own_network, tmp_path):
+    path = tmp_path / "weights.pt"
+    expanders.export_network(own_network, path, size=32, format="dense-torch", blueprint=OWN)
+    twin = OWN.build().eval()
+    twin.load_state_dict(torch.load(path, weights_only=True))
+    images = torch.randn(2, 3, 32, 32)
+    assert_close(expected(twin, images), expected(own_network, images))
