@@ -22,6 +22,7 @@ CELLS = {
     "expansion": 24,
     "arena": 120,
     "arena_smoke": 40,
+    "study_pilot": 114,
 }
 
 
@@ -39,8 +40,9 @@ def test_every_sweep_has_its_number_of_cells():
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_dry_run_lists_the_cells_and_starts_none(launch, tmp_path, name):
-    result = sweep(launch, name, "dry_run=true")
+def test_a_dry_run_lists_the_cells_and_starts_none(launch, tmp_path, few_images, name):
+    theirs = [f"dataset.root={few_images}"] if name.startswith("study") else []
+    result = sweep(launch, name, "dry_run=true", *theirs)
     assert len(cells_of(result)) == CELLS[name]
     assert f"{CELLS[name]} cells: {CELLS[name]} to do" in result.stdout
     assert not list(tmp_path.glob("runs/*/*"))
