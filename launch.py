@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from expanders.errors import DivergedError, SettingError
+from expanders.errors import DivergedError, SettingError, TeamError
 from expanders.runs.settings import Node
 from expanders.training import metrics
 from hydra_plugins.expanders_sweeper.naming import instantiate, resolved
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _USER_ERRORS = (
     SettingError,
     DivergedError,
+    TeamError,
     HydraException,
     OmegaConfBaseException,
     YAMLError,

@@ -31,6 +31,10 @@ class DivergedError(RuntimeError):
     """The loss became infinite or not a number. The message names the epoch and the step."""
 
 
+class TeamError(RuntimeError):
+    """Another process of the same run failed, so that this one cannot go on."""
+
+
 def check_choice(setting: str, value: object, choices: Any) -> None:
     """Raise `SettingError` unless the value is one of `choices`, a `Literal` of a signature."""
     options = get_args(choices)

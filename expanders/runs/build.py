@@ -190,9 +190,14 @@ def prepare(
     start = config.start_from and Path(config.start_from).expanduser()
     predecessor = read_predecessor(start, record) if start and saved is None else None
     source = instantiate(config.dataset["source"])
-    if team.is_writer and source.fingerprint is not None:
-        root = config.dataset.get("root")
-        folders.check_data(folder, source.fingerprint(), root, continues=saved is not None)
+    trained = predecessor.saved if predecessor else saved
+    began = dict(saved.began) if saved else {}
+    if source.fingerprint is not None:
+        began["images"] = team.from_writer(source.fingerprint)
+        if trained:
+            resume.check_images(trained, began["images"], config.dataset.get("root"))
+    if start and "facts" not in began:
+        began["facts"] = facts_of(start)
     transform = instantiate(config.dataset["transform"])
     data_seed = config.stream_seed("data")
 
@@ -213,13 +218,12 @@ def prepare(
         pixels, labels = next(data.batches(chosen, len(chosen)))
         return transform.eval(pixels), labels
 
-    trained = predecessor.saved if predecessor else saved
     blueprint, model, wiring, report = network(
         config, source.num_classes, team, instantiate, sample, trained
     )
     optimizer, schedule = optimization(config, model, instantiate)
     train, val, test = parts()
-    report = with_connectivity(report, model, transform, next(data.batches(test, 1))[0])
+    report = with_connectivity(report, model, transform, next(data.batches(train, 1))[0])
     model.to(device)
     trainer = Trainer(
         model=model,
@@ -240,10 +244,10 @@ def prepare(
         trainer=trainer,
         test=test.to(device),
         wandb=wandb.named(identity.name, identity.cell, identity.words),
-        checkpoints=resume.Checkpoints(folder, blueprint, run, wiring, check),
+        checkpoints=resume.Checkpoints(folder, blueprint, run, wiring, began, check),
         saved=saved,
         predecessor=predecessor,
-        facts=facts_of(start) if start else {},
+        facts=began.get("facts", {}),
         checkpoint_minutes=config.checkpoint_minutes,
         memory=memory,
     )

@@ -9,12 +9,13 @@ A checkpoint is a dictionary that `torch.load(..., weights_only=True)` reads: no
     wiring          how their edges were chosen, see `expanders.wiring.draw.Wiring`; of a run's
     granularity     what their edges carry: "kernel" or "weight"
     state           the network's state_dict: live weights, edges, biases, norms
-    training        optimizer, schedule and history; only in checkpoints to continue from
+    training        optimizer, schedule, history, how it was computed, and what was known when the
+                    run began; only in checkpoints to continue from
 """
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from pkgutil import resolve_name
@@ -96,10 +97,10 @@ def save(
     if origin is not None:
         content["origin"] = asdict(origin)
     if wiring is not None:
-        facts = {name: value for name, value in vars(wiring).items() if name != "edges"}
         content["wiring"] = {
             name: dict(value) if isinstance(value, Mapping) else value
-            for name, value in facts.items()
+            for name, value in vars(wiring).items()
+            if name != "edges"
         }
     if training is not None:
         content["training"] = dict(training)
@@ -147,9 +148,14 @@ def origin_of(content: Mapping[str, Any]) -> Origin | None:
 
 
 def wiring_of(content: Mapping[str, Any]) -> Wiring:
-    """The wiring of the network in a checkpoint of a run."""
+    """The wiring of the network in a checkpoint of a run.
+
+    What another version of this package says of it and this one does not know is left out.
+    """
     edges = {name: content["state"][f"{name}.edges"] for name in content["layers"]}
-    return Wiring(edges, **content["wiring"])
+    known = {each.name for each in fields(Wiring)} - {"edges"}
+    said = {name: value for name, value in content["wiring"].items() if name in known}
+    return Wiring(edges, **{"method": "unknown", **said})
 
 
 def is_ours(target: str) -> bool:

@@ -44,7 +44,7 @@ BEST = "best.pt"
 
 _RESULTS = (  # of a run, in the order in which `clear` removes them
     *("summary.json", "failure.json", *CHECKPOINTS, BEST),
-    *("metrics.jsonl", "graph.json", "config.json", "data.json", "wandb_id"),
+    *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
 )
 _LOG_FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 
@@ -189,27 +189,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
         for key in sorted({*before, *after})
         if before.get(key) != after.get(key)
     }
-
-
-def check_data(folder: Path, fingerprint: str, root: object, continues: bool) -> None:
-    """Write down which images a run is trained on; one that continues must have the same.
-
-    Args:
-        folder: of the run.
-        fingerprint: of the images below `root`.
-        root: of the data set, for the message.
-        continues: whether the run has been trained in part.
-
-    Raises:
-        SettingError: if it continues with other images.
-    """
-    path = folder / "data.json"
-    with suppress(FileNotFoundError, DamagedError):
-        if continues and read_sealed(path)["fingerprint"] != fingerprint:
-            what = f"the images are not those that the run in {folder} began with"
-            remedy = "restart=true to train again, or dataset.name=NAME for another run"
-            raise SettingError("dataset.root", root, f"{what}; bring them back, {remedy}")
-    write_sealed(path, {"fingerprint": fingerprint})
 
 
 @contextmanager

@@ -84,8 +84,7 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
         unused = {"seeds": {"graph": None}, "init": {"fan": "dense"}}
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
     if settings.get("start_from") is not None:  # the run that it starts from, wherever it lies
-        source = settings_of(Path(settings["start_from"]).expanduser(), "start_from")
-        settings = settings | {"start_from": _digest(source["definition"])}
+        settings = settings | {"start_from": _digest_of(Path(settings["start_from"]).expanduser())}
     named = {name: choices[name] for name in GROUPS if name not in left_out}
     kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in left_out}
     return {"choices": named} | kept
@@ -185,6 +184,17 @@ def _options(changed: Node) -> list[str]:
         for key, value in sorted(changed.items())
         if key != "_target_" and not isinstance(value, dict)
     ]
+
+
+def _digest_of(folder: Path) -> str:
+    """The digest of the run in a folder; that in its name, where the folder was removed.
+
+    A run that started from it and has checkpoints of its own does not need it any more.
+    """
+    named = re.fullmatch(r".*-([0-9a-f]{8})", folder.name)
+    if named and not folder.exists():
+        return named[1]
+    return _digest(settings_of(folder, "start_from")["definition"])
 
 
 def _digest(content: Node) -> str:

@@ -21,10 +21,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Saved:
-    """The checkpoint that a run continues from."""
+    """The checkpoint that a run continues from, or that its predecessor ended with."""
 
     path: Path
     content: Mapping[str, Any]
+
+    @property
+    def began(self) -> Mapping[str, Any]:
+        """What was known when its run began; see `Checkpoints`."""
+        began: Mapping[str, Any] = self.content["training"].get("began", {})
+        return began
 
     @property
     def wiring(self) -> Wiring:
@@ -59,10 +65,15 @@ def newest(folder: Path, run: str, team: Team) -> Saved | None:
     Raises:
         SettingError: if a checkpoint is of another run, or cannot be read; nothing is then changed.
     """
-    saved = _newest(folder, run) if team.is_writer else None
-    name = team.from_writer(lambda: None if saved is None else saved.path.name)
-    if saved is None and name is not None:
-        saved = Saved(folder / name, checkpoint.read(folder / name))
+    if team.size == 1:
+        return _newest(folder, run)
+
+    def name_of_newest() -> str | None:
+        newest = _newest(folder, run)
+        return None if newest is None else newest.path.name
+
+    name = team.from_writer(name_of_newest)
+    saved = None if name is None else Saved(folder / name, checkpoint.read(folder / name))
     team.wait()  # all have read before there is another one
     return saved
 
@@ -99,6 +110,23 @@ def _put_aside(path: Path) -> Path:
     return path.rename(next(itertools.filterfalse(Path.exists, names)))
 
 
+def check_images(before: Saved, images: str, root: object) -> None:
+    """Make sure that a training goes on with the images that it began with.
+
+    Args:
+        before: the checkpoint that it goes on from.
+        images: fingerprint of the images below `root`.
+        root: of the data set, for the message.
+
+    Raises:
+        SettingError: if they are others.
+    """
+    if before.began.get("images", images) != images:
+        what = f"the images are not those that the run in {before.path.parent} began with"
+        remedy = "restart=true to train again, or dataset.name=NAME for another run"
+        raise SettingError("dataset.root", root, f"{what}; bring them back, {remedy}")
+
+
 class Checkpoints:
     """The checkpoints that one run writes.
 
@@ -107,6 +135,9 @@ class Checkpoints:
         blueprint: how to build the dense network.
         run: digest of the run's definition.
         wiring: of the network.
+        began: what is known only when the run begins, and is taken from its checkpoints when it
+            continues: "images", the fingerprint of those that it is trained on, and "facts" of the
+            run that it started from, for the summary.
         check: called before a file is written; raises if the folder is not this process's any more.
     """
 
@@ -116,9 +147,11 @@ class Checkpoints:
         blueprint: checkpoint.Blueprint,
         run: str,
         wiring: Wiring,
+        began: Mapping[str, Any] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.blueprint, self.run, self.wiring = folder, blueprint, run, wiring
+        self.began = began or {}
         self.check = check
         self._best, self._saved = folder / folders.BEST, time.monotonic()
 
@@ -138,7 +171,7 @@ class Checkpoints:
             DivergedError: if the loss is not finite; what was saved before then stays.
         """
         last, new = self.folder / "last.pt", self.folder / "new.pt"
-        self._save(new, trainer, trainer.state_dict())
+        self._save(new, trainer, trainer.state_dict() | {"began": dict(self.began)})
         if last.exists():
             last.replace(self.folder / "previous.pt")
         new.replace(last)

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from expanders.errors import TeamError
+
 T = TypeVar("T")
 
 
@@ -47,12 +49,29 @@ class Team:
             dist.barrier()
 
     def from_writer(self, make: Callable[[], T]) -> T:
-        """What the writer makes, for all: equal even where machines would compute differently."""
+        """What the writer makes, for all: equal even where machines would compute differently.
+
+        All processes call this at the same point, and wait for the writer there.
+
+        Raises:
+            TeamError: in the others, if the writer's `make` raised something.
+        """
         if self.size == 1:
             return make()
-        made = [make() if self.is_writer else None]
-        dist.broadcast_object_list(made, src=0)
-        return cast(T, made[0])
+        outcome: list[Any] = [None, None]  # what was made; why it could not be
+        failure: Exception | None = None
+        if self.is_writer:
+            try:
+                outcome[0] = make()
+            except Exception as error:
+                failure = error
+                outcome[1] = " ".join(str(error).split()) or type(error).__name__
+        dist.broadcast_object_list(outcome, src=0)
+        if failure is not None:
+            raise failure
+        if outcome[1] is not None:
+            raise TeamError(f"the first process of the run failed: {outcome[1]}")
+        return cast(T, outcome[0])
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """`model`, with gradients that are averaged over the processes and global batch norms."""

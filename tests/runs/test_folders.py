@@ -144,14 +144,3 @@ def test_sealed_files_give_back_what_they_were_given(tmp_path):
     write_sealed(tmp_path / "file.json", content)
     assert read_sealed(tmp_path / "file.json") == content
     assert json.loads((tmp_path / "file.json").read_text()).keys() == {"a", "b", "digest"}
-
-
-def test_a_run_continues_with_the_images_that_it_began_with(tmp_path):
-    folders.check_data(tmp_path, "a", "ROOT", continues=False)
-    folders.check_data(tmp_path, "a", "ROOT", continues=True)
-    with pytest.raises(SettingError, match=r"^dataset\.root=ROOT: the images are not those that"):
-        folders.check_data(tmp_path, "b", "ROOT", continues=True)
-    folders.check_data(tmp_path, "b", "ROOT", continues=False)  # nothing is trained yet
-    folders.check_data(tmp_path, "b", "ROOT", continues=True)
-    folders.clear(tmp_path)
-    folders.check_data(tmp_path, "c", "ROOT", continues=True)

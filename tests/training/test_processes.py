@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from expanders import models, sparsify
+from expanders.errors import SettingError, TeamError
 from expanders.training.processes import Team
 from tests.conftest import ROOT
 
@@ -72,6 +74,25 @@ def compare_norms(rank: int, port: int) -> None:
         whole.eval(), shared.eval()
         torch.testing.assert_close(shared(inputs), whole(inputs))
     dist.destroy_process_group()
+
+
+def wait_for_a_writer_that_fails(rank: int, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=60))
+
+    def make() -> None:
+        raise SettingError("graph", "x", "cannot be had")
+
+    expected = SettingError if rank == 0 else TeamError
+    with pytest.raises(expected, match="graph=x: cannot be had"):
+        Team(rank, 2).from_writer(make)
+    assert Team(rank, 2).from_writer(lambda: 7) == 7, "and they can go on together"
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_process_waits_for_a_writer_that_failed():
+    torch.multiprocessing.spawn(wait_for_a_writer_that_fails, args=(free_port(),), nprocs=2)
 
 
 @pytest.mark.filterwarnings("ignore")

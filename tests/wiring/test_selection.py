@@ -1,7 +1,6 @@
 """Which edges a budget keeps."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

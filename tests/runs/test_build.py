@@ -1,0 +1,91 @@
+"""What a run is built from: a data set of a user's own, and runs that it started from."""
+
+import shutil
+
+import pytest
+
+from expanders import models
+from expanders.runs import checkpoint
+from expanders.runs.checkpoint import Origin
+from expanders.wiring.draw import draw
+from expanders.wiring.wire import wire
+from tests.conftest import ROOT
+from tests.outcomes import metrics
+
+OWN_DATA = """
+import torch
+from expanders.data import Images, Source, Transform
+
+def marked():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(200, (24, 3, 32, 32), generator=generator).to(torch.uint8)
+    labels = torch.arange(24) % 2
+    test = Images(torch.full_like(pixels, 255), labels)
+    return Source(2, lambda: (Images(pixels, labels), test))
+
+class Noting(Transform):
+    def eval(self, pixels):
+        if int(pixels.max()) == 255:
+            print("a test image is read")
+        return super().eval(pixels)
+"""
+SHORT = ("model=resnet20", "batch_size=4", "wandb.mode=disabled", "epochs=2")
+
+
+@pytest.mark.parametrize("graph", ["rreg", "snip"])
+def test_test_images_are_read_at_the_end(launch, tmp_path, monkeypatch, graph):
+    (tmp_path / "mypkg.py").write_text(OWN_DATA)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
+    own = ("~dataset.source.num_images", "dataset.source._target_=mypkg.marked")
+    images = ("graph.images=4",) if graph == "snip" else ()
+    result = launch(
+        *SHORT, *own, *images, "dataset.transform._target_=mypkg.Noting", f"graph={graph}"
+    )
+    assert result.returncode == 0, result.stderr
+    before, _, after = result.stdout.partition("epoch 2/2")
+    assert "a test image is read" not in before
+    assert "a test image is read" in after
+
+
+def test_a_run_needs_its_predecessor_only_to_begin(launch, tmp_path, few_images):
+    data = ("dataset=image_folder", f"dataset.root={tmp_path / 'images'}", "schedule=constant")
+    shutil.copytree(few_images, tmp_path / "images")
+    assert launch(*SHORT, *data).returncode == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    longer = (*SHORT[:-1], *data, "epochs=3", f"start_from={first}")
+    assert launch(*longer).returncode == 0
+    (second,) = (path for path in (tmp_path / "runs").iterdir() if path != first)
+    before = metrics(second)
+    (second / "summary.json").unlink()
+    shutil.rmtree(first)
+    result = launch(*longer)
+    assert result.returncode == 0, result.stderr
+    assert metrics(second) == before
+    assert f'"started_from": "{first}"' in (second / "summary.json").read_text()
+    shutil.rmtree(second)
+    assert f"start_from={first}: is not the folder of a run" in launch(*longer).stderr
+
+
+def test_a_run_does_not_start_from_one_on_other_images(launch, tmp_path, few_images):
+    data = ("dataset=image_folder", f"dataset.root={tmp_path / 'images'}", "schedule=constant")
+    shutil.copytree(few_images, tmp_path / "images")
+    assert launch(*SHORT, *data).returncode == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    next((tmp_path / "images" / "train" / "dark").iterdir()).unlink()
+    result = launch(*SHORT[:-1], *data, "epochs=3", f"start_from={first}")
+    assert f"the images are not those that the run in {first} began with" in result.stderr
+
+
+def test_what_another_version_says_of_a_wiring_does_no_harm(tmp_path):
+    model = models.resnet20(2)
+    wiring = draw(model)
+    wire(model, wiring)
+    blueprint = checkpoint.Blueprint("expanders.models.resnet20", {"num_classes": 2})
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, model, blueprint, {}, origin=Origin("run", 0), wiring=wiring)
+    content = checkpoint.read(path)
+    content["wiring"] |= {"of another version": 1}
+    del content["wiring"]["seconds"], content["wiring"]["facts"]
+    checkpoint.write(path, content)
+    again = checkpoint.wiring_of(checkpoint.read(path))
+    assert (again.method, again.kept, again.facts) == ("rreg", wiring.kept, {})
