@@ -75,7 +75,7 @@ def crossing(options: dict[str, int] | None, size: tuple[int, int, int], rounds:
     channels = size[0]
     for density in DENSITIES:
         count = round(density * channels**2)
-        edges = graphs.rreg(channels, channels, count, stream(0, "densities"))
+        edges = graphs.rreg(channels, channels, count, stream(0, "graph", "densities"))
         layer = kind.from_dense(dense, edges)
         layer.execution = "sparse"
         runs[density] = both_ways(layer, x)

@@ -14,6 +14,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "graph.h"
@@ -48,27 +49,86 @@ struct Gatherer {
       const auto kernel = taps.height == 3 ? gather<T, R, V, 3> : gather<T, R, V, 1>;
       const Neighbour* begin = graph.neighbours.data() + graph.start[channel];
       const Neighbour* end = graph.neighbours.data() + graph.start[channel + 1];
-      const int64_t width = columns.size(), padded = at.padded;
+      const int64_t width = columns.size() * at.step, padded = at.padded;
       thread_local std::vector<T> strip;
       if (static_cast<int64_t>(strip.size()) < R * padded) strip.resize(R * padded);
       for (int64_t row = rows.begin; row < rows.end; row += R) {
         T* pixels = target.pixels + (row - rows.begin) * target.row_step;
-        const bool direct =
-            at.images == 1 && target.pixel_step == 1 && width == padded && row + R <= rows.end;
+        const bool direct = (at.interleaved || at.images == 1) && target.pixel_step == at.step &&
+                            width == padded && row + R <= rows.end;
         T* block = direct ? pixels : strip.data();
         const int64_t pitch = direct ? target.row_step : padded;
         for (int64_t x = 0; x < padded; x += V * Simd<T>::lanes)
-          kernel(block + x, pitch, source + row * at.pitch + columns.begin + x, plane, at.pitch,
-                 begin, end, weight, at.taps(), taps.columns, finish);
+          kernel(block + x, pitch, source + row * at.pitch + columns.begin * at.step + x, plane,
+                 at.pitch, begin, end, weight, at.taps(), taps.columns, finish);
         if (direct) continue;
         for (int64_t r = 0; r < std::min<int64_t>(R, rows.end - row); ++r)
-          for (int64_t n = 0; n < count; ++n)
-            copy_strided(pixels + r * target.row_step + n * target.image_step, target.pixel_step,
-                         block + r * padded + n * at.slot, 1, width);
+          copy(pixels + r * target.row_step, target, block + r * padded, columns.size(), count);
       }
     });
   }
+
+ private:
+  // Copies a computed row of `count` images.
+  void copy(T* pixels, const Target<T>& target, const T* row, int64_t width, int64_t count) const {
+    if (at.interleaved)
+      for (int64_t i = 0; i < width; ++i)
+        std::memcpy(pixels + i * target.pixel_step, row + i * at.step, kVectorBytes);
+    else
+      for (int64_t n = 0; n < count; ++n)
+        copy_strided(pixels + n * target.image_step, target.pixel_step, row + n * at.slot, 1,
+                     width);
+  }
 };
+
+// How many channels of `pixels` are transposed at a time: some 64 rows, in whole squares.
+template <typename T>
+int64_t transposed_channels(int64_t pixels) {
+  const int64_t squares = Simd<T>::lanes / std::gcd<int64_t>(pixels, Simd<T>::lanes);
+  return squares * ceil_div(64, pixels * squares);
+}
+
+// Calls work(channels) for spans of `unit` channels.
+template <typename Work>
+void parallel_spans(int64_t channels, int64_t unit, int64_t threads, const Work& work) {
+  parallel(ceil_div(channels, unit), threads, [&](int64_t i) {
+    work(Span{i * unit, std::min((i + 1) * unit, channels)});
+  });
+}
+
+// Calls compute(target, c) for all channels c of the images of a group, the first of which is at
+// `images`, with rows of `width` pixels. Interleaved images are then transposed into place.
+template <typename T, typename Compute>
+void write_channels(T* images, const Layout& at, int64_t channels, int64_t pixels, int64_t width,
+                    int64_t count, int64_t threads, const Compute& compute) {
+  if (!at.interleaved)
+    return parallel(channels, threads, [&](int64_t c) {
+      compute(Target<T>{images + c * pixels, channels * pixels, width, 1}, c);
+    });
+  const int64_t unit = transposed_channels<T>(pixels);
+  parallel_spans(channels, unit, threads, [&](Span span) {
+    const Buffer<T> block(unit * pixels * at.step);
+    for (int64_t c = span.begin; c < span.end; ++c)
+      compute(Target<T>{block.data() + (c - span.begin) * pixels * at.step, 0, width * at.step,
+                        at.step}, c);
+    unpack_tokens<T>(images + span.begin * pixels, channels * pixels, block.data(), at.step,
+                     span.size() * pixels, count, nullptr);
+  });
+}
+
+// Packs all channels of the images of a group, the first of which is at `images`. pack(c) does so
+// for one channel of images that are not interleaved.
+template <typename T, typename Pack>
+void pack_channels(T* packed, int64_t plane, const std::vector<int64_t>& positions,
+                   const T* images, const Layout& at, int64_t channels, int64_t count,
+                   int64_t threads, const Pack& pack) {
+  if (!at.interleaved) return parallel(channels, threads, pack);
+  const int64_t pixels = static_cast<int64_t>(positions.size());
+  parallel_spans(channels, transposed_channels<T>(pixels), threads, [&](Span span) {
+    pack_interleaved(packed + span.begin * plane, plane, positions, images + span.begin * pixels,
+                     channels * pixels, span.size(), count);
+  });
+}
 
 // The batch is cut into one chunk per thread. If there are too few groups of images for that, it is
 // one chunk, whose channels are shared out among the threads.
@@ -84,30 +144,49 @@ void for_groups(const Layout& at, int64_t batch, int64_t chunk, int64_t chunks, 
     work(g * at.images, std::min(at.images, batch - g * at.images));
 }
 
+// Packs a group of images.
+template <typename T>
+void pack_inputs(T* packed, const T* x, const Layout& at, int64_t channels, int64_t first,
+                 int64_t count, int64_t threads) {
+  const T* images = x + first * channels * at.h.size * at.w.size;
+  const int64_t plane = at.input_channel();
+  pack_channels(packed, plane, at.input_positions, images, at, channels, count, threads,
+                [&](int64_t c) { pack_input(packed + c * plane, images, at, channels, c, count); });
+}
+
+// Packs the gradient of the output of a group of images.
+template <typename T>
+void pack_grads(T* packed, const T* y_grad, const Layout& at, int64_t channels, int64_t first,
+                int64_t count, int64_t threads) {
+  const T* images = y_grad + first * channels * at.h.out() * at.w.out();
+  const int64_t plane = at.grad_plane;
+  pack_channels(packed, plane, at.grad_positions, images, at, channels, count, threads,
+                [&](int64_t c) { pack_grad(packed + c * plane, images, at, channels, c, count); });
+}
+
 // `bias` may be null.
 template <typename T>
 void conv2d_forward(T* y, const T* x, const T* weight, const T* bias, bool relu,
-                    const Adjacency& graph, const Layout& at,
-             int64_t batch, int64_t inputs, int64_t outputs,
-                    int64_t max_threads) {
+                    const Adjacency& graph, const Layout& at, int64_t batch, int64_t inputs,
+                    int64_t outputs, int64_t max_threads) {
   const Taps taps(at, 0, false);
   const int64_t plane = at.input_channel(), pixels = at.h.out() * at.w.out();
-  const int64_t threads = useful_threads(graph.neighbours.size() * at.taps() * pixels * batch, max_threads);
+  const int64_t work = graph.neighbours.size() * at.taps() * pixels * batch;
+  const int64_t threads = useful_threads(work, max_threads);
   const int64_t chunks = count_chunks(at, batch, threads);
   parallel(chunks, threads, [&](int64_t chunk) {
-    std::vector<T> packed(inputs * plane);
+    const Buffer<T> packed(inputs * plane);
+    packed.clear();
     const Gatherer<T> gatherer{at, taps, packed.data(), plane, weight, graph};
     for_groups(at, batch, chunk, chunks, [&](int64_t first, int64_t count) {
-      parallel(inputs, threads, [&](int64_t c) {
-        pack_input(packed.data() + c * plane, x, at, inputs, c, first, count);
-      });
-      parallel(outputs, threads, [&](int64_t c) {
-        Finish<T> finish;
-        if (bias) finish.shift = bias[c];
-        if (relu) finish.floor = 0;
-        const Target<T> target{y + (first * outputs + c) * pixels, outputs * pixels, at.w.out(), 1};
-        gatherer.run(target, c, {0, at.h.out()}, {0, at.w.out()}, count, finish);
-      });
+      pack_inputs(packed.data(), x, at, inputs, first, count, threads);
+      write_channels(y + first * outputs * pixels, at, outputs, pixels, at.w.out(), count, threads,
+                     [&](Target<T> target, int64_t c) {
+                       Finish<T> finish;
+                       if (bias) finish.shift = bias[c];
+                       if (relu) finish.floor = 0;
+                       gatherer.run(target, c, {0, at.h.out()}, {0, at.w.out()}, count, finish);
+                     });
     });
   });
 }
@@ -119,21 +198,25 @@ void correlate_edge(T* result, const T* grad, const T* input, const Layout& at,
   with_block(at, [&]<int R, int V>() {
     const int64_t rows = at.h.out(), vectors = at.row_vectors;
     if (at.h.kernel == 3 && at.w.kernel == 3 &&
-        at.phases.size() * at.h.dilation * at.w.dilation == 1)
-      return correlate<T, R, V, 3, 3>(result, grad, input, at.pitch, rows, vectors);
+        at.phases.size() * at.h.dilation * at.w.dilation == 1) {
+      const auto kernel = at.interleaved ? correlate<T, R, V, 3, 3, Simd<T>::lanes>
+                                         : correlate<T, R, V, 3, 3, 1>;
+      return kernel(result, grad, input, at.pitch, rows, vectors);
+    }
     for (std::size_t t = 0; t < offsets.size(); ++t)
-      correlate<T, R, V, 1, 1>(result + t, grad, input + offsets[t], at.pitch, rows, vectors);
+      correlate<T, R, V, 1, 1, 1>(result + t, grad, input + offsets[t], at.pitch, rows, vectors);
   });
 }
 
 template <typename T>
 void conv2d_backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* weight,
-              const int64_t* edges, int64_t num_edges, const Layout& at, int64_t batch,
-              int64_t inputs, int64_t outputs, int64_t max_threads) {
+                     const int64_t* edges, int64_t num_edges, const Layout& at, int64_t batch,
+                     int64_t inputs, int64_t outputs, int64_t max_threads) {
   const Adjacency graph(edges, edges + num_edges, num_edges, inputs);
   const int64_t plane = at.input_channel(), pixels = at.h.size * at.w.size;
   const int64_t weights = num_edges * at.taps();
-  const int64_t threads = useful_threads(2 * weights * at.h.out() * at.w.out() * batch, max_threads);
+  const int64_t work = 2 * weights * at.h.out() * at.w.out() * batch;
+  const int64_t threads = useful_threads(work, max_threads);
   const int64_t chunks = count_chunks(at, batch, threads);
   std::vector<Taps> taps;  // of each phase
   for (std::size_t p = 0; p < at.phases.size(); ++p) taps.emplace_back(at, p, true);
@@ -143,28 +226,28 @@ void conv2d_backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, con
   std::vector<T> partial(weight_grad ? chunks * weights : 0);  // weight gradients of each chunk
 
   parallel(chunks, threads, [&](int64_t chunk) {
-    std::vector<T> packed_grad(outputs * at.grad_plane), packed(weight_grad ? inputs * plane : 0);
+    const Buffer<T> packed_grad(outputs * at.grad_plane);
+    const Buffer<T> packed(weight_grad ? inputs * plane : 0);
+    packed_grad.clear();
+    packed.clear();
     for_groups(at, batch, chunk, chunks, [&](int64_t first, int64_t count) {
-      if (count < at.images) std::fill(packed_grad.begin(), packed_grad.end(), T{0});
-      parallel(outputs, threads, [&](int64_t c) {
-        pack_grad(packed_grad.data() + c * at.grad_plane, y_grad, at, outputs, c, first, count);
-      });
+      if (count < at.images) packed_grad.clear();
+      pack_grads(packed_grad.data(), y_grad, at, outputs, first, count, threads);
       const T* grad = packed_grad.data() + at.grad_origin;
-      if (x_grad) {
-        parallel(inputs, threads, [&](int64_t c) {
-          T* image = x_grad + (first * inputs + c) * pixels;
-          for (std::size_t p = 0; p < at.phases.size(); ++p) {
-            const auto& [rows, columns, corner, _] = at.phases[p];
-            const Gatherer<T> gatherer{at, taps[p], grad, at.grad_plane, weight, graph};
-            gatherer.run({image + corner, inputs * pixels, at.h.stride * at.w.size, at.w.stride}, c,
-                         rows, columns, count);
-          }
-        });
-      }
+      if (x_grad)
+        write_channels(
+            x_grad + first * inputs * pixels, at, inputs, pixels, at.w.size, count, threads,
+            [&](Target<T> to, int64_t c) {
+              for (std::size_t p = 0; p < at.phases.size(); ++p) {
+                const auto& [rows, columns, corner, _] = at.phases[p];
+                const Gatherer<T> gatherer{at, taps[p], grad, at.grad_plane, weight, graph};
+                gatherer.run({to.pixels + corner * to.pixel_step, to.image_step,
+                              to.row_step * at.h.stride, to.pixel_step * at.w.stride},
+                             c, rows, columns, count);
+              }
+            });
       if (weight_grad) {
-        parallel(inputs, threads, [&](int64_t c) {
-          pack_input(packed.data() + c * plane, x, at, inputs, c, first, count);
-        });
+        pack_inputs(packed.data(), x, at, inputs, first, count, threads);
         parallel(num_edges, threads, [&](int64_t e) {
           correlate_edge(partial.data() + chunk * weights + e * offsets.size(),
                          grad + edges[num_edges + e] * at.grad_plane,

@@ -59,8 +59,8 @@ void gather(T* target, int64_t target_pitch, const T* source, int64_t plane, int
 }
 
 // result[t] += grad . input shifted by tap t, for the K x M taps whose rows are `pitch` apart and
-// whose columns are neighbours in memory.
-template <typename T, int R, int V, int K, int M>
+// whose columns are `Step` apart.
+template <typename T, int R, int V, int K, int M, int Step>
 void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t rows,
                int64_t row_vectors) {
   constexpr int copies = K * M == 1 ? R * V : 1;  // independent sums, where there is but one tap
@@ -78,7 +78,7 @@ void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t 
         for (int i = 0; i < R + K - 1; ++i)
 #pragma GCC unroll 16
           for (int m = 0; m < M; ++m) {
-            const auto x = Simd<T>::load(input + at + i * pitch + v * Simd<T>::lanes + m);
+            const auto x = Simd<T>::load(input + at + i * pitch + v * Simd<T>::lanes + m * Step);
 #pragma GCC unroll 16
             for (int k = 0; k < K; ++k)
               if (i - k >= 0 && i - k < R)

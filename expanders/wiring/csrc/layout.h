@@ -1,5 +1,6 @@
 // Where the pixels of images lie in packed planes, in which a kernel tap is a constant offset in
-// memory. Several small images lie side by side in one plane, so that rows are as long as vectors.
+// memory. Several small images share a plane, so that rows are as long as vectors: side by side, or,
+// if they are very small, interleaved, so that the same pixel of all of them is one vector.
 // For a stride s, a plane is split into s*s phases (every s-th row and column).
 
 #pragma once
@@ -56,27 +57,36 @@ struct Phase {
   bool has_taps;
 };
 
-// How images are packed: `images` side by side, `slot` positions each, rows `pitch` positions
-// apart. Computed are `padded` positions of a row, in blocks of block_rows rows and block_vectors
-// vectors.
+constexpr int64_t kWidestInterleaved = 4;  // pixels of a row
+
+// How images are packed: `images` in a plane. Pixel (y, x) of image n has the position
+// y * pitch + x * step + n * slot. Computed are `padded` positions of a row, in blocks of block_rows
+// rows and block_vectors vectors.
 struct Layout {
   Axis h, w;
   int lanes, block_rows, block_vectors;
-  int64_t images, slot, row_vectors, padded, pitch, input_plane, grad_plane, grad_origin;
+  bool interleaved;
+  int64_t images, slot, step, row_vectors, padded, pitch, input_plane, grad_plane, grad_origin;
   std::vector<Phase> phases;
+  // Of each pixel of the first image, in a packed channel of the input and of the output gradient.
+  std::vector<int64_t> input_positions, grad_positions;
 
-  Layout(Axis h, Axis w, int lanes, int64_t batch) : h(h), w(w), lanes(lanes) {
+  Layout(Axis h, Axis w, int lanes, int64_t batch)
+      : h(h), w(w), lanes(lanes), interleaved(batch >= lanes && w.size <= kWidestInterleaved) {
     const int64_t gap =
         std::max<int64_t>({0, w.reach() - w.first(w.stride - 1), w.last(0) - w.out()});
-    slot = std::max(ceil_div(w.size + std::max(w.before, w.after), w.stride), w.out() + gap);
+    const int64_t width =  // of an image with its margins
+        std::max(ceil_div(w.size + std::max(w.before, w.after), w.stride), w.out() + gap);
+    slot = interleaved ? 1 : width;
+    step = interleaved ? lanes : 1;
     choose_images_and_block(batch);
     const int64_t rows = std::max(round_up(h.out(), block_rows),
                                   h.first(h.stride - 1) + round_up(h.last(0), block_rows));
     padded = round_up(row_vectors, block_vectors) * lanes;
-    pitch = std::max(images * slot, padded);
-    const int64_t slack = w.last(0) + w.reach() + padded;
+    pitch = std::max(images * width, padded);
+    const int64_t slack = (w.last(0) + w.reach()) * step + padded;
     input_plane = (rows + h.reach()) * pitch + slack;
-    grad_origin = h.reach() * pitch + w.reach();
+    grad_origin = h.reach() * pitch + w.reach() * step;
     grad_plane = (rows + h.reach()) * pitch + grad_origin + slack;
     for (int64_t py = 0; py < h.stride; ++py)
       for (int64_t px = 0; px < w.stride; ++px) {
@@ -86,12 +96,19 @@ struct Layout {
                               columns.begin * w.stride + px - w.before,
                           h.has_taps(py) && w.has_taps(px)});
       }
+    for (int64_t y = h.before; y < h.before + h.size; ++y)
+      for (int64_t x = w.before; x < w.before + w.size; ++x)
+        input_positions.push_back((y % h.stride * w.stride + x % w.stride) * input_plane +
+                                  y / h.stride * pitch + x / w.stride * step);
+    for (int64_t y = 0; y < h.out(); ++y)
+      for (int64_t x = 0; x < w.out(); ++x)
+        grad_positions.push_back(grad_origin + y * pitch + x * step);
   }
 
   int64_t taps() const { return h.kernel * w.kernel; }
   int64_t input_channel() const { return phases.size() * input_plane; }
   int64_t tap_phase(int64_t y, int64_t x) const { return h.phase(y) * w.stride + w.phase(x); }
-  int64_t tap_shift(int64_t y, int64_t x) const { return h.shift(y) * pitch + w.shift(x); }
+  int64_t tap_shift(int64_t y, int64_t x) const { return h.shift(y) * pitch + w.shift(x) * step; }
   int64_t tap_offset(int64_t y, int64_t x) const {
     return tap_phase(y, x) * input_plane + tap_shift(y, x);
   }
@@ -102,9 +119,9 @@ struct Layout {
     const int64_t width = std::max(w.out(), w.last(0) - w.first(w.stride - 1));
     int64_t least = 0;  // vectors computed for `images` images
     images = 0;
-    for (int64_t n = 1; n <= std::max<int64_t>(batch, 1); ++n) {
-      const int64_t vectors = ceil_div((n - 1) * slot + width, lanes);
-      if (n > 1 && vectors > 8) break;
+    for (int64_t n = interleaved ? lanes : 1; n <= std::max<int64_t>(batch, 1); ++n) {
+      const int64_t vectors = interleaved ? width : ceil_div((n - 1) * slot + width, lanes);
+      if (images > 0 && (interleaved || vectors > 8)) break;
       for (auto [rows, columns] : {std::pair{8, 1}, {4, 2}, {2, 4}, {1, 8}, {4, 1}, {2, 1}}) {
         const int64_t computed = round_up(h.out(), rows) * round_up(vectors, columns);
         if (images > 0 && computed * images >= least * n) continue;

@@ -6,6 +6,7 @@
 
 #include "layout.h"
 #include "simd.h"
+#include "transpose.h"
 
 namespace expanders {
 
@@ -35,12 +36,12 @@ inline void copy_strided(T* target, int64_t target_step, const T* source, int64_
   for (int64_t i = 0; i < count; ++i) target[i * target_step] = source[i * source_step];
 }
 
-// Copies channel `c` of images [first, first + count) into its padded planes, phase by phase.
+// Copies channel `c` of `count` images into its padded planes, phase by phase.
 template <typename T>
-void pack_input(T* packed, const T* x, const Layout& at, int64_t channels, int64_t c, int64_t first,
+void pack_input(T* packed, const T* images, const Layout& at, int64_t channels, int64_t c,
                 int64_t count) {
   const int64_t image_step = channels * at.h.size * at.w.size;
-  const T* image = x + first * image_step + c * at.h.size * at.w.size;
+  const T* image = images + c * at.h.size * at.w.size;
   for (const Phase& phase : at.phases) {
     const T* line = image + phase.corner;
     T* target = packed + phase.rows.begin * at.pitch + phase.columns.begin;
@@ -56,13 +57,29 @@ void pack_input(T* packed, const T* x, const Layout& at, int64_t channels, int64
 }
 
 template <typename T>
-void pack_grad(T* packed, const T* grad, const Layout& at, int64_t channels, int64_t c,
-               int64_t first, int64_t count) {
+void pack_grad(T* packed, const T* images, const Layout& at, int64_t channels, int64_t c,
+               int64_t count) {
   const int64_t height = at.h.out(), width = at.w.out();
   for (int64_t row = 0; row < height; ++row)
     for (int64_t n = 0; n < count; ++n)
       copy_row(packed + at.grad_origin + row * at.pitch + n * at.slot,
-               grad + (((first + n) * channels + c) * height + row) * width, width);
+               images + ((n * channels + c) * height + row) * width, width);
+}
+
+// Copies channels [0, channels) of `count` interleaved images. Those of an image lie in one piece;
+// pixel p goes to positions[p] of its channel's plane.
+template <typename T>
+void pack_interleaved(T* packed, int64_t plane, const std::vector<int64_t>& positions,
+                      const T* images, int64_t image_step, int64_t channels, int64_t count) {
+  const int64_t pixels = positions.size();
+  int64_t pixel = 0;
+  for_features(images, image_step, channels * pixels, count,
+               [&](int64_t, typename Simd<T>::Vector v) {
+                 Simd<T>::store(packed + positions[pixel], v);
+                 if (++pixel < pixels) return;
+                 pixel = 0;
+                 packed += plane;
+               });
 }
 
 }  // namespace expanders

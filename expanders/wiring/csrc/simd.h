@@ -33,14 +33,16 @@ template <typename T>
 class Buffer {
  public:
   explicit Buffer(int64_t count)
-      : values_(static_cast<T*>(::operator new(count * sizeof(T), kAlignment))) {}
+      : count_(count), values_(static_cast<T*>(::operator new(count * sizeof(T), kAlignment))) {}
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { ::operator delete(values_, kAlignment); }
   T* data() const { return values_; }
+  void clear() const { std::fill_n(values_, count_, T{0}); }
 
  private:
   static constexpr std::align_val_t kAlignment{64};
+  int64_t count_;
   T* values_;
 };
 

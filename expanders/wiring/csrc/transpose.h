@@ -29,34 +29,43 @@ inline __attribute__((always_inline)) void transpose(
 // How many bytes ahead rows are fetched: more of them than the processor follows by itself.
 constexpr int64_t kAhead = 256;
 
+// Calls store(f, vector) for all features f in turn: feature f of so many tokens as a vector has
+// lanes, 0 from token `count` on. Rows are `row_step` apart.
+template <typename T, typename Store>
+void for_features(const T* rows, int64_t row_step, int64_t features, int64_t count,
+                  const Store& store) {
+  constexpr int lanes = Simd<T>::lanes, ahead = kAhead / sizeof(T);
+  typename Simd<T>::Vector square[lanes];
+  for (int64_t f = 0; f < features; f += lanes) {
+    if (lanes <= count && f + lanes <= features) {
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) {
+        __builtin_prefetch(rows + f + i * row_step + ahead);
+        square[i] = Simd<T>::load(rows + f + i * row_step);
+      }
+      transpose<T>(square);
+#pragma GCC unroll 16
+      for (int i = 0; i < lanes; ++i) store(f + i, square[i]);
+      continue;
+    }
+    const int64_t width = std::min<int64_t>(lanes, features - f);
+    for (int i = 0; i < lanes; ++i) {
+      square[i] = typename Simd<T>::Vector{};
+      if (i < count) std::memcpy(&square[i], rows + f + i * row_step, width * sizeof(T));
+    }
+    transpose<T>(square);
+    for (int64_t i = 0; i < width; ++i) store(f + i, square[i]);
+  }
+}
+
 // packed[f * tile + t] = rows[t * features + f], or 0 from token `count` on.
 template <typename T>
 void pack_tokens(T* packed, int64_t tile, const T* rows, int64_t features, int64_t count) {
-  constexpr int lanes = Simd<T>::lanes, ahead = kAhead / sizeof(T);
-  typename Simd<T>::Vector square[lanes];
-  for (int64_t t = 0; t < tile; t += lanes)
-    for (int64_t f = 0; f < features; f += lanes) {
-      const T* corner = rows + t * features + f;
-      T* target = packed + f * tile + t;
-      if (t + lanes <= count && f + lanes <= features) {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) {
-          __builtin_prefetch(corner + i * features + ahead);
-          square[i] = Simd<T>::load(corner + i * features);
-        }
-        transpose<T>(square);
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes; ++i) Simd<T>::store(target + i * tile, square[i]);
-        continue;
-      }
-      const int64_t width = std::min<int64_t>(lanes, features - f);
-      for (int i = 0; i < lanes; ++i) {
-        square[i] = typename Simd<T>::Vector{};
-        if (t + i < count) std::memcpy(&square[i], corner + i * features, width * sizeof(T));
-      }
-      transpose<T>(square);
-      for (int64_t i = 0; i < width; ++i) Simd<T>::store(target + i * tile, square[i]);
-    }
+  for (int64_t t = 0; t < tile; t += Simd<T>::lanes)
+    for_features(rows + t * features, features, features, count - t,
+                 [&](int64_t f, typename Simd<T>::Vector v) {
+                   Simd<T>::store(packed + f * tile + t, v);
+                 });
 }
 
 // rows[t * features + f] = packed[f * tile + t] + bias[f] for `width` features and `count` tokens.
