@@ -117,8 +117,10 @@ def state_file(network: nn.Module, twin: nn.Module) -> bytes:
     its batch norm are zero.
     """
     state = network.state_dict()
+    filled = twin.state_dict()  # it knows the versions of its modules, which some ask for
+    filled.update((k, state.get(k, torch.zeros_like(v))) for k, v in twin.state_dict().items())
     file = io.BytesIO()
-    torch.save({k: state.get(k, torch.zeros_like(v)) for k, v in twin.state_dict().items()}, file)
+    torch.save(filled, file)
     return file.getvalue()
 
 

@@ -187,7 +187,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
             difference = f"{name} is another graph (another seed or graph model)"
         if difference is not None:
             raise SettingError("checkpoint", path, f"does not fit: {difference}; {remedy}")
-    model.load_state_dict(dict(state))
+    model.load_state_dict(state)  # as it is: it knows the versions of its modules
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from expanders.wiring.eligible import read_by_parents
 from expanders.wiring.layers import SparseConv2d, SparseLayer
-from expanders.wiring.linear import linearised
+from expanders.wiring.linear import linearised, open_gates
 
 _SCALE = 1e-290  # of the input: a dense ResNet-152 has some 10^380 paths, a float ends at 10^308
 
@@ -37,11 +38,11 @@ def measure(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float |
     """
     network, layers = _channel_network(model)
     sample = torch.ones(1, *input_shape, dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
+    with torch.enable_grad(), open_gates():
         network(sample).sum().backward()
     for layer in layers:
         layer.counts = True
-    with torch.no_grad():
+    with torch.no_grad(), open_gates():
         paths = float(network(_SCALE * sample.detach()).sum())
     weights = sum(layer.num_weights for layer in layers)
     effective = sum(layer.effective_weights() for layer in layers)
@@ -101,11 +102,12 @@ class _ChannelLayer(nn.Module):
     def _connect(self, x: Tensor) -> Tensor:
         if self.counts:
             return self._sum(x)
+        if not x.requires_grad:  # from a constant of the network's own, which counts as an input
+            x = x.clone().requires_grad_()
         x = _Reached.apply(x)
         self.reached |= (x.detach() > 0).flatten(0, -2).any(0)
         y: Tensor = _Reached.apply(self._sum(x))
-        if y.requires_grad:
-            y.register_hook(self._remember)  # type: ignore[no-untyped-call]
+        y.register_hook(self._remember)  # type: ignore[no-untyped-call]
         return y.clone()  # the network may add a shortcut to it in place
 
     def _remember(self, gradient: Tensor) -> None:
@@ -147,10 +149,13 @@ class _ChannelLayer(nn.Module):
 def _channel_network(model: nn.Module) -> tuple[nn.Module, list[_ChannelLayer]]:
     """A copy of the model that only connects channels, and its layers; tensors are not copied."""
     network = nn.Sequential(linearised(model))
-    for parent in list(network.modules()):
+    read = read_by_parents(network)
+    for parent_name, parent in list(network.named_modules()):
         for name, child in parent.named_children():
+            if f"{parent_name}.{name}" in read:
+                continue
             if type(child) in (nn.Conv2d, nn.Linear) or isinstance(child, SparseLayer):
-                setattr(parent, name, _ChannelLayer(child))  # type: ignore[arg-type]
+                setattr(parent, name, _ChannelLayer(child))
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             ones = torch.full(parameter.shape, float(name != "bias"), dtype=torch.float64)

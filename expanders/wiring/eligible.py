@@ -1,7 +1,10 @@
 """The layers of a model: which can be wired, and why others stay dense."""
 
+import dis
+import inspect
 import itertools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -56,6 +59,7 @@ def reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             owners[id(parameter)] = owners.get(id(parameter), 0) + 1
+    readers = read_by_parents(model)
     reasons = {}
     for name, layer in all_layers_of(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear) or name == "":
@@ -69,7 +73,56 @@ def reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
             reasons[name] = "weight computed from other parameters"
         elif owners[id(layer.weight)] > 1:
             reasons[name] = "shared weight"
+        elif name in readers:
+            reasons[name] = f"{readers[name]} reads its weight itself"
     return reasons
+
+
+def read_by_parents(model: nn.Module) -> dict[str, str]:
+    """The submodules whose weight a module around them uses itself, and the class of that one.
+
+    As `F.linear(x, self.qkv.weight)` does in attention over shifted windows. Such a layer is never
+    called, and its weight must stay dense. Found in the code that runs in `forward`.
+    """
+    return {
+        f"{name}.{path}" if name else path: type(module).__name__
+        for name, module in model.named_modules()
+        for path in _weights_read_in(type(module))  # type: ignore[arg-type]
+    }
+
+
+@cache
+def _weights_read_in(kind: type[nn.Module]) -> frozenset[str]:
+    """`a.b` for each `self.a.b.weight` in `forward` and in the methods that it uses.
+
+    PyTorch's own modules are left out: `wire` has them call their layers.
+    """
+    if kind.__module__.startswith("torch.nn."):
+        return frozenset()
+    found: set[str] = set()
+    seen: set[str] = set()
+    to_do = ["forward"]
+    while to_do:
+        name = to_do.pop()
+        function = inspect.getattr_static(kind, name, None)
+        if name not in seen and inspect.isfunction(function):
+            seen.add(name)
+            to_do.extend(function.__code__.co_names)
+            for chain in _chains(function):
+                if "weight" in chain[1:]:
+                    found.add(".".join(chain[: chain.index("weight", 1)]))
+    return frozenset(found)
+
+
+def _chains(function: Callable[..., object]) -> Iterator[list[str]]:
+    """The attributes that are looked up one after the other: `[b, c]` for `a.b.c`."""
+    chain: list[str] = []
+    for instruction in dis.get_instructions(function):
+        if instruction.opname == "LOAD_ATTR":
+            chain.append(str(instruction.argval))
+        elif chain:
+            yield chain
+            chain = []
 
 
 def _as_rule(layers: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.Module], bool]:

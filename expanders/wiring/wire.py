@@ -14,6 +14,7 @@ from expanders.wiring.draw import DegreePolicy, Graph, LabelledImages, Wiring, d
 from expanders.wiring.eligible import Skip, all_layers_of, convs_before_norm
 from expanders.wiring.layer_report import LayerReport, Report
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.linear import without_fused_transformers
 from expanders.wiring.operator import Execution
 from expanders.wiring.unstructured import UnstructuredConv2d
 
@@ -160,14 +161,8 @@ def _put(model: nn.Module, layers: dict[str, SparseLayer]) -> None:
         for alias in aliases[id(model.get_submodule(name))]:
             parent, _, child = alias.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
-    for module in model.modules():
-        if not any(isinstance(part, SparseLayer) for part in module.modules()):
-            continue
-        # In evaluation these read the weights of their linear layers, which must be dense for that.
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0
-        elif isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False
+    if layers:
+        without_fused_transformers(model)
 
 
 @torch.no_grad()

@@ -166,6 +166,108 @@ def test_gates_let_paths_through():
     assert values["log10_paths"] > 10
 
 
+class Windows(nn.Module):
+    """Attention as Swin computes it: with the weights of its layers, and a functional softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(4, 12), nn.Linear(4, 4)
+
+    def forward(self, x):
+        q, k, v = nn.functional.linear(x, self.qkv.weight, self.qkv.bias).chunk(3, dim=-1)
+        attention = nn.functional.softmax(q @ k.mT, dim=-1)
+        return nn.functional.linear(attention @ v, self.proj.weight, self.proj.bias)
+
+
+class Attention(nn.Module):
+    """From its queries and from its values, which are different channels of its input."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, kdim=3, vdim=3, batch_first=batch_first)
+
+    def forward(self, x):
+        return self.attention(x[..., :4], x[..., 4:], x[..., 4:])[0]
+
+
+class Fused(nn.Module):
+    """Attention without a module of its own."""
+
+    def forward(self, x):
+        q, k, v = x.chunk(3, dim=-1)
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+@pytest.mark.parametrize(
+    ("attention", "features", "ways"),  # from each input to each entry of the output
+    [(Windows(), 4, 4), (Attention(True), 7, 4), (Attention(False), 7, 4), (Fused(), 12, 1)],
+    ids=["functional", "module", "tokens first", "fused"],
+)
+def test_attention_connects_whatever_its_logits_are(attention, features, ways):
+    """A softmax of large logits has one token, and no gradient: nothing else would count.
+
+    Of the features that are values, each leads to each output, by as many ways as there are
+    features within.
+    """
+    model = nn.Sequential(nn.Linear(50, features), attention, nn.Linear(4, 2), nn.Flatten(0, 1))
+    values = connectivity.measure(model, (6, 50))
+    assert values["weights"] == 50 * features + 8
+    assert values["effective_share"] == 1
+    assert values["dead_outputs"] == values["unused_inputs"] == 0
+    assert math.isfinite(values["log10_paths"])
+
+
+def test_paths_lead_through_the_values_of_attention():
+    """50 inputs of each of 6 tokens, 4 features before, within and after; 6 tokens, 2 outputs."""
+    model = nn.Sequential(nn.Linear(50, 4), Windows(), nn.Linear(4, 2))
+    paths = 50 * 4 * 4 * 4 * 2 * 6
+    values = connectivity.measure(model, (6, 50))
+    assert values["log10_paths"] == pytest.approx(math.log10(paths))
+    module = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    class Self(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = module
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    values = connectivity.measure(nn.Sequential(nn.Linear(50, 4), Self(), model[2]), (6, 50))
+    assert values["log10_paths"] == pytest.approx(math.log10(paths))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")
+def test_transformers_are_measured_dense_and_sparse(batch_first):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=batch_first)
+    model = nn.Sequential(nn.Linear(6, 8), nn.TransformerEncoder(layer, 2), nn.Linear(8, 3))
+    assert connectivity.measure(model, (5, 6))["effective_share"] == 1
+    report = sparsify(model)
+    assert [layer.name for layer in report.layers if not layer.kept] == [
+        *("0", "1.layers.0.linear1", "1.layers.0.linear2"),
+        *("1.layers.1.linear1", "1.layers.1.linear2"),
+    ]
+    assert connectivity.measure(model, (5, 6))["effective_share"] == 1
+    assert model.eval()(torch.randn(2, 5, 6)).shape == (2, 5, 3)
+
+
+def test_what_a_network_computes_from_constants_of_its_own_counts():
+    """As the position biases of Swin: their input is not the image."""
+
+    class Positions(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mlp = nn.Linear(2, 4)
+            self.register_buffer("table", torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
+
+        def forward(self, x):
+            return x + self.mlp(self.table).sum(0)
+
+    values = connectivity.measure(nn.Sequential(nn.Linear(3, 4), Positions()), (3,))
+    assert values["weights"] == values["effective_parameters"] == 3 * 4 + 2 * 4
+
+
 def test_the_model_stays_as_it_is():
     model = models.resnet18()
     sparsify(model, degree=3)

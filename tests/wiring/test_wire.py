@@ -127,6 +127,35 @@ def test_keeps_what_it_would_break():
     assert model.first.weight is model.second.weight
 
 
+class Reader(nn.Module):
+    """Uses the weights of two layers itself, and calls the third."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.ModuleDict({"a": nn.Linear(8, 8), "b": nn.Linear(8, 8)})
+        self.block.c = nn.Linear(8, 8)
+        self.called = nn.Linear(8, 8)
+        self.called.weight.data.zero_()
+
+    def forward(self, x):
+        return self.called(self.within(x))
+
+    def within(self, x):
+        return x @ self.block.c.weight.T
+
+
+def test_layers_whose_weights_others_read_stay_dense():
+    model = nn.ModuleDict({"reader": Reader()})
+    kept = {layer.name: layer.kept for layer in sparsify(model, skip=()).layers}
+    assert kept["reader.block.c"] == "Reader reads its weight itself"
+    assert kept["reader.called"] == kept["reader.block.a"] == ""
+    swin = torchvision.models.swin_v2_t(num_classes=5)
+    kept = {layer.name: layer.kept for layer in sparsify(swin, degree=1).layers}
+    reason = "ShiftedWindowAttentionV2 reads its weight itself"
+    assert kept["features.1.0.attn.qkv"] == kept["features.7.1.attn.proj"] == reason
+    assert kept["features.1.0.mlp.0"] == kept["features.1.0.attn.cpb_mlp.0"] == ""
+
+
 def test_a_layer_used_twice_stays_one_layer():
     shared = nn.Linear(8, 8)
     model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared)})
