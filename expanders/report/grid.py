@@ -60,7 +60,12 @@ def arrange(
     """
     places = _same_streams(places_of(records, tuned))
     needs = {p.graph: p.record.needs for p in places if p.record.needs}
-    naming = _Naming(labels(p.graph for p in places), labels(p.model for p in places), needs)
+    naming = _Naming(
+        graphs=labels(p.graph for p in places),
+        models=labels(p.model for p in places),
+        needs=needs,
+        controls={p.graph for p in places if _is_control(p)},
+    )
     drafts = _drafts(places)
     copies: list[Skipped] = []
     tables = [
@@ -123,12 +128,14 @@ class _Naming:
     graphs: Mapping[Option, str]
     models: Mapping[Option, str]
     needs: Mapping[Option, tuple[str, ...]]
+    controls: Collection[Option]
 
     def arm(self, place: Place) -> Arm:
         if place.graph[0] == DENSE:
             return TWIN
         needs = self.needs.get(place.graph, ())
-        return Arm(self.graphs[place.graph], _kind(place.graph[0], needs), place.graph, needs)
+        kind = _kind(place.graph[0], needs, place.graph in self.controls)
+        return Arm(self.graphs[place.graph], kind, place.graph, needs)
 
     def column(self, place: Place, axis: str) -> Column:
         if axis == "model":
@@ -138,15 +145,20 @@ class _Naming:
         return Column(numbers[0] if numbers else 0, degree_label(place.degree))
 
 
-def _kind(name: str, needs: Sequence[str]) -> Kind:
+def _kind(name: str, needs: Sequence[str], is_control: bool) -> Kind:
     """The group of arms that a graph belongs to, by its name and what its wiring looked at."""
     if name in (DENSE, THIN):
         return "dense and thin"
     if needs:
         return "scored wirings"
-    function = getattr(graphs, name, None)
-    is_control = getattr(function, "__module__", "") == controls.__name__
     return "controls" if is_control else "graph models"
+
+
+def _is_control(place: Place) -> bool:
+    """Whether a graph is a control: one of ours, or one whose YAML file says so."""
+    function = getattr(graphs, place.graph[0], None)
+    is_ours = getattr(function, "__module__", "") == controls.__name__
+    return is_ours or place.record.config["graph"].get("control") is True
 
 
 def degree_label(degree: Settings) -> str:

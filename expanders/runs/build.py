@@ -282,6 +282,7 @@ def network(
     initialize(model, config.stream_seed("init"))
     graph_node, measures = without(config.graph, "measures")
     graph_node, granularity = without(graph_node, "granularity")
+    graph_node, _ = without(graph_node, "control")
     graph, degree = instantiate(graph_node), instantiate(config.degree)
 
     def chosen() -> "Wiring":

@@ -18,6 +18,7 @@ from expanders.runs.folders import settings_of
 from expanders.runs.settings import (
     DIRECTIVES,
     GROUPS,
+    OPTIONAL,
     Config,
     Init,
     Node,
@@ -32,6 +33,7 @@ _NOT_PART_OF_THE_RUN = {
     *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "norm"),
     "channels_last",
 }
+_NOT_COMPUTED = {"measures", "control"}  # what a report shows of a graph
 _PLACES = {"root", "cache", "storage"}  # of images: they are the same wherever they lie
 _LONGEST = 150  # characters of a label; file systems allow 255 for a name
 
@@ -109,8 +111,10 @@ def identity_of(used: Node) -> Identity:
     return Identity(definition, _words(used, definition))
 
 
-def _changed(node: Node, name: str, option: str) -> Node:
+def _changed(node: Node, name: str, option: str, is_named: bool = False) -> Node:
     """The values of a node that differ from the defaults of its function.
+
+    Places do not count for functions of this package, nor for a data set that has a name.
 
     A function of another package counts with its dotted name; one of this package is known by the
     option, and counts with its own name where that is another.
@@ -118,11 +122,8 @@ def _changed(node: Node, name: str, option: str) -> Node:
     target: str = node["_target_"]
     is_ours = target.split(".")[0] == __name__.split(".")[0]
     function = target.rpartition(".")[2] if is_ours else target
-    defaults = _plain(default_values(function_of(node, name))) | {
-        "skip": None,
-        "granularity": "kernel",
-    }
-    ignored = {*DIRECTIVES, "measures"} | (_PLACES if is_ours else set())
+    defaults = _plain(default_values(function_of(node, name))) | OPTIONAL.get(name, {})
+    ignored = {*DIRECTIVES, *_NOT_COMPUTED} | (_PLACES if is_ours or is_named else set())
     values = {key: value for key, value in node.items() if key not in ignored}
     changed: Node = {} if function == option else {"_target_": function}
     for key, value in _differing(values, defaults).items():
@@ -137,13 +138,15 @@ def _changed(node: Node, name: str, option: str) -> Node:
 def _dataset(node: Node, option: str) -> Node:
     """The values that count of a data set: those of its functions, its split, and its name.
 
-    Other keys are there for interpolations. A set that may have a name is that of a folder, and is
-    called after it where no name is given.
+    Other keys are there for interpolations. A file that has the key `name` is for images in a
+    folder, and the name is by default that of the folder.
     """
     changed: Node = {
-        "source": _changed(node["source"], "dataset.source", option),
+        "source": _changed(node["source"], "dataset.source", option, "name" in node),
         "transform": _changed(node["transform"], "dataset.transform", "Transform"),
-    } | _differing({"val_fraction": node["val_fraction"]}, {"val_fraction": 0.1})
+    }
+    split = {"val_fraction": node["val_fraction"]}
+    changed |= _differing(split, OPTIONAL["dataset"])
     if "name" in node:
         folder = Path(node.get("root", "")).expanduser().absolute()
         changed["name"] = node["name"] or folder.name

@@ -44,7 +44,7 @@ GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
 
 OPTIONAL: dict[str, Node] = {  # what a group's file may leave out, besides its function's options
     "model": {"skip": None},
-    "graph": {"measures": "default", "granularity": "kernel"},
+    "graph": {"measures": "default", "granularity": "kernel", "control": False},
     "dataset": {"val_fraction": 0.1, "transform": {"_target_": "expanders.data.Transform"}},
 }
 _GIVEN = {  # what the program passes itself to the function of a group
@@ -156,6 +156,8 @@ def check_ranges(config: Config) -> None:
     skip = config.model["skip"]
     if skip is not None and not isinstance(skip, list):
         raise SettingError("model.skip", skip, f"must be a list of layers, as model.skip=[{skip}]")
+    if not isinstance(config.graph["control"], bool):
+        raise SettingError("graph.control", config.graph["control"], "must be true or false")
     seeds = {"seed": config.seed} | {f"seeds.{name}": seed for name, seed in config.seeds.items()}
     for name, seed in seeds.items():
         if seed is not None and seed < 0:
