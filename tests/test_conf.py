@@ -45,9 +45,8 @@ def checked(*overrides: str) -> settings.Config:
 
 
 def built(node):
-    own = {
-        key: value for key, value in node.items() if key not in ("skip", "measures", "granularity")
-    }
+    extra = settings.OPTIONAL["model"].keys() | settings.OPTIONAL["graph"].keys()
+    own = {key: value for key, value in node.items() if key not in extra}
     return instantiate(own, _convert_="all")
 
 
