@@ -1,6 +1,7 @@
 """The layers of the package point one way."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -49,6 +50,27 @@ def test_no_imports_form_a_cycle():
     for name in edges:
         edges[name].discard("expanders")
     TopologicalSorter(edges).prepare()
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if name.startswith("expanders.") else ""
+
+
+def test_rooms_import_what_their_page_says():
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    says = {}
+    for line in page.splitlines():
+        if line.startswith("| `expanders/"):
+            name, _, imports = [cell.strip() for cell in line.strip("|").split("|")][:3]
+            key = name.strip("`/").removeprefix("expanders/").removesuffix(".py")
+            says[key] = set(re.findall(r"`(\w+)`", imports))
+    does = {name: set() for name in says}
+    common = {"errors", "seeds", "files"}
+    for path in FILES:
+        own = room(module_name(path))
+        if own and own not in common:
+            does[own] |= {room(name) for name in imported(path)} - {own, ""} - common
+    assert does == says
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,7 @@ _count = "{:,.0f}".format
 
 GAP = Measure("normalised gap", _named(metrics.NORMALISED_GAP), step=0.1)
 RATIO = Measure("σ2 / bound", _named(metrics.RAMANUJAN_RATIO), step=0.1)
-EFFECTIVE = Measure(
-    "effective parameters", _named(metrics.graph("effective_parameters")), _count, step=1000
-)
+EFFECTIVE = Measure("effective parameters", _named(metrics.EFFECTIVE_PARAMETERS), _count, step=1000)
 LIVE = Measure("live parameters", _named(metrics.LIVE_PARAMETERS), _count)
 LIVE_SHARE = Measure("% of dense", _percent(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS))
 FLOPS_SHARE = Measure("% of dense", _percent(metrics.LIVE_FLOPS, metrics.DENSE_FLOPS))
@@ -90,7 +88,7 @@ GRAPHS = (
     RATIO,
     Measure("largest σ2 / bound", _named(metrics.graph("ramanujan_ratio_max"))),
     Measure("layers within the bound, %", _named(metrics.graph("ramanujan_share"), 100)),
-    Measure("disconnected layers", _named(metrics.graph("disconnected_layers"))),
+    Measure("disconnected layers", _named(metrics.DISCONNECTED_LAYERS)),
     Measure("dead outputs", _named(metrics.graph("dead_outputs")), _count),
     Measure("unused inputs", _named(metrics.graph("unused_inputs")), _count),
     EFFECTIVE,

@@ -92,7 +92,7 @@ class RunRecord:
     @property
     def disconnected(self) -> float | None:
         """The share of its wired layers whose graph is not connected, if known."""
-        count = self.summary.get(metrics.graph("disconnected_layers"))
+        count = self.summary.get(metrics.DISCONNECTED_LAYERS)
         layers = len(self.wiring.layers)
         return None if count is None or not layers else count / layers
 

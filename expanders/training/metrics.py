@@ -1,8 +1,11 @@
-"""The names of all metrics, in one place for all who write and read them.
+"""The names of metrics, in one place for all who write and read them.
 
 A run writes them to `metrics.jsonl` (one row an epoch), to `summary.json` and to W&B; tables,
 reports and dashboards read them there. Whoever needs a name takes it from here, so that a name
-that changes cannot make a picture vanish. Importing this module does not import PyTorch.
+that changes cannot make a picture vanish. Measures of graphs and of connectivity are `graph/KEY`,
+where the functions that compute them choose the keys (`expanders.graphs.spectra.summary`,
+`expanders.wiring.connectivity.measure`); those that several places read have a name here.
+Importing this module does not import PyTorch.
 """
 
 from typing import Literal
@@ -53,5 +56,7 @@ TEST_TOP5_ACCURACY = of("test", TOP5_ACCURACY)
 EDGES = graph("edges")  # of all wired layers
 NORMALISED_GAP = graph("normalised_gap_mean")  # over the wired layers
 RAMANUJAN_RATIO = graph("ramanujan_ratio_mean")
+EFFECTIVE_PARAMETERS = graph("effective_parameters")  # weights on a path from input to output
+DISCONNECTED_LAYERS = graph("disconnected_layers")
 LAYERS = graph("layers")  # the table of the layers, on W&B only
 PICTURE = graph("picture")  # matrices and spectra of some layers, on W&B only
