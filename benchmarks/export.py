@@ -1,22 +1,18 @@
-"""Exported files on one thread: size, working memory, and the time of one image.
+"""Exported files on one thread: accuracy, size, working memory, and the time of one image.
 
-    python benchmarks/export.py
+    python benchmarks/export.py                       # VGG16-bn by degree, random weights
+    python benchmarks/export.py runs/NAME runs/NAME   # what runs have trained
 
-VGG16-bn with random weights and statistics, wired by `rreg`. Every round runs each file once, in
-turn; printed are medians, and the median ratio to `dense-onnx` of the same network in the same
-round. ONNX files run in onnxruntime, the C file is compiled by the system's compiler.
+Every round runs each file of a network once, in turn; printed are medians, and the median ratio to
+`dense-onnx` of the same network in the same round. ONNX files run in onnxruntime, the C file is
+compiled by the system's compiler. Accuracy is that on the test images of the run.
 """
 
 import argparse
-import ctypes
 import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import torch
 from common import machine, spread
@@ -24,15 +20,16 @@ from torch import nn
 
 from expanders import graphs, models, sparsify
 from expanders.data import Transform
-from expanders.export.c.compiled import compiler
-from expanders.export.network import Trained, write
+from expanders.export.measure import Loaded, accuracy_of, load_c, load_onnx, seconds_of
+from expanders.export.network import Trained, read
+from expanders.export.writing import Written, write
 from expanders.runs.checkpoint import Blueprint
 
 FLAGS = {"c, -O3 -march=native": ("-O3", "-march=native"), "c, -O2": ("-O2",)}
 
 
 def network(degree: int) -> Trained:
-    """The network to export."""
+    """A network that was not trained."""
     torch.manual_seed(0)
     blueprint = Blueprint("expanders.models.vgg16bn", {"num_classes": 10})
     model = models.vgg16bn()
@@ -44,63 +41,58 @@ def network(degree: int) -> Trained:
     return Trained(model.eval(), blueprint, Transform(crop=32), 32)
 
 
-def in_onnxruntime(path: Path, image: torch.Tensor) -> Callable[[], object]:
-    """Runs an ONNX file on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    inputs = {"images": image.numpy()}
-    return lambda: session.run(None, inputs)
+def note(written: Written) -> str:
+    """What a file takes: of a C file, constants and working memory."""
+    if written.source is None:
+        return f"{written.size / 1e6:6.2f} MB"
+    memory = f"{written.source.working_bytes / 1e6:.2f} MB of working memory"
+    return f"{written.source.read_only_bytes / 1e6:6.2f} MB, {memory}"
 
 
-def in_c(path: Path, image: torch.Tensor, flags: tuple[str, ...]) -> Callable[[], object]:
-    """Runs a C file, compiled with these flags."""
-    library = path.with_name(f"network{''.join(flags)}.so")
-    build = [compiler() or "cc", *flags, "-shared", "-fPIC", path, "-o", library, "-lm"]
-    subprocess.run(build, check=True)
-    predict = ctypes.CDLL(str(library)).predict
-    pixels = image[0].permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
-    logits = np.zeros(10, np.float32)
-    arguments = [array.ctypes.data_as(ctypes.c_void_p) for array in (pixels, logits)]
-    return lambda: (predict(*arguments), pixels, logits)
+def measure(name: str, trained: Trained, images: int) -> None:
+    """Print a row for every file of a network."""
+    files: dict[str, Loaded] = {}
+    notes: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for form in ("dense-onnx", "onnx"):
+            path = Path(folder) / f"{form}.onnx"
+            notes[form] = note(write(trained, form, path))
+            files[form] = load_onnx(path)
+        if trained.dataset is not None:
+            path = Path(folder) / "int8.onnx"
+            notes["onnx, int8"] = note(write(trained, "onnx", path, "int8", images))
+            files["onnx, int8"] = load_onnx(path)
+        path = Path(folder) / "network.c"
+        written = write(trained, "c", path)
+        for form, flags in FLAGS.items():
+            notes[form] = note(written)
+            files[form] = load_c(path, flags)
+    times = seconds_of(files, trained.images(1), seconds=6)
+    test = trained.dataset.sample("test", images) if trained.dataset else None
+    for form, file in files.items():
+        accuracy = accuracy_of(file, test) if test else None
+        right = "" if accuracy is None else f"{accuracy:7.2%}"
+        ratios = [a / b for a, b in zip(times["dense-onnx"], times[form], strict=True)]
+        median = 1e3 * statistics.median(times[form])
+        row = f"{name}  {form:22} {right} {median:7.2f} ms  {spread(ratios)} {notes[form]}"
+        print(row, flush=True)
 
 
 def main() -> None:
-    """Print a row for every file."""
+    """Print rows for every network."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("runs", type=Path, nargs="*", help="folders of finished runs")
     parser.add_argument("--degree", type=int, nargs="+", default=[3, 15, 30, 60])
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--images", type=int, default=10_000, help="to classify, at most")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine(1), f"onnxruntime {onnxruntime.__version__}", sep="; ")
-    for degree in options.degree:
-        trained = network(degree)
-        image = trained.images(1)
-        with tempfile.TemporaryDirectory() as folder:
-            runs, notes = {}, {}
-            for form in ("dense-onnx", "onnx"):
-                path = Path(folder) / f"{form}.onnx"
-                notes[form] = f"{write(trained, form, path).size / 1e6:.2f} MB"
-                runs[form] = in_onnxruntime(path, image)
-            path = Path(folder) / "network.c"
-            path.write_text(trained.c_source().text)
-            source = trained.c_source()
-            for name, flags in FLAGS.items():
-                memory = f"{source.working_bytes / 1e6:.2f} MB of working memory"
-                notes[name] = f"{source.read_only_bytes / 1e6:.2f} MB, {memory}"
-                runs[name] = in_c(path, image, flags)
-            seconds: dict[str, list[float]] = {name: [] for name in runs}
-            for _ in range(options.rounds):
-                for name, run in runs.items():
-                    start = time.perf_counter()
-                    run()
-                    seconds[name].append(time.perf_counter() - start)
-        for name, times in seconds.items():
-            ratios = [a / b for a, b in zip(seconds["dense-onnx"], times, strict=True)]
-            median = 1e3 * statistics.median(times)
-            print(f"degree {degree:2}  {name:22} {median:7.2f} ms  {spread(ratios)}  {notes[name]}")
+    for run in options.runs:
+        measure(run.name, read(run), options.images)
+    for degree in () if options.runs else options.degree:
+        measure(f"degree {degree:2}", network(degree), 0)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from expanders.export.pixels import Labelled
 
 Name = TypeVar("Name", bound=str)
 
-_SECONDS = 3.0  # of measuring time, for all files together
 _ROUNDS = (5, 200)  # at least and at most
 
 
@@ -71,8 +70,13 @@ def load_c(path: Path, flags: tuple[str, ...] = NATIVE) -> Loaded:
     )
 
 
-def seconds_of(files: Mapping[Name, Loaded], image: Tensor) -> dict[Name, list[float]]:
-    """The times of one image, (1, 3, height, width); each round runs each file once, in turn."""
+def seconds_of(
+    files: Mapping[Name, Loaded], image: Tensor, seconds: float = 3
+) -> dict[Name, list[float]]:
+    """The times of one image, (1, 3, height, width); each round runs each file once, in turn.
+
+    All rounds together take `seconds`, as far as the fewest and the most rounds allow.
+    """
     inputs = {name: file.prepare(image) for name, file in files.items()}
 
     def round_() -> dict[Name, float]:
@@ -86,7 +90,7 @@ def seconds_of(files: Mapping[Name, Loaded], image: Tensor) -> dict[Name, list[f
     round_()  # the first one allocates
     duration = sum(round_().values())
     least, most = _ROUNDS
-    rounds = [round_() for _ in range(max(least, min(most, int(_SECONDS / duration))))]
+    rounds = [round_() for _ in range(max(least, min(most, int(seconds / duration))))]
     return {name: [times[name] for times in rounds] for name in files}
 
 
