@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.export import pixels, plain
-from expanders.export.c.generate import Source, c_source
+from expanders.export.c.generate import c_source
+from expanders.export.c.source import Source
 from expanders.runs import checkpoint, folders
 from expanders.runs.settings import function_of
 

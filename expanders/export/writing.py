@@ -13,7 +13,7 @@ from expanders.data import Images, Transform
 from expanders.errors import SettingError, check_choice
 from expanders.export import Dtype, Form, formats, pixels, plain
 from expanders.export.c.compiled import compiler, run_c
-from expanders.export.c.generate import Source
+from expanders.export.c.source import Source
 from expanders.export.network import Trained
 from expanders.export.quantized import CALIBRATION_IMAGES, Quantized, quantize
 from expanders.files import write_atomically

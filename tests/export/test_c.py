@@ -12,8 +12,11 @@ from torch import nn
 from expanders import graphs, models
 from expanders.data import digits
 from expanders.errors import SettingError
+from expanders.export import plain
 from expanders.export.c.compiled import compiler, run_c
 from expanders.export.c.generate import c_source
+from expanders.wiring.layers import SparseLinear
+from expanders.wiring.unstructured import UnstructuredConv2d
 from expanders.wiring.wire import sparsify
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
@@ -114,6 +117,26 @@ def test_single_layers(layer, tmp_path):
     )
     images = torch.randint(256, (3, 3, 11, 11)).float()
     check(model.eval(), images, tmp_path, compiler(), *STRICT, *SANITIZED)
+
+
+def test_single_weights_become_whole_kernels(pixels, tmp_path):
+    """There are loops for kernels alone; weights that a kernel lacks are zeros of a dense one."""
+    torch.manual_seed(0)
+    model = models.vgg16bn(num_classes=10, width=0.25)
+    sparsify(model, graphs.rreg, 3, granularity="weight", fan="live")
+    sparse = {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d}
+    assert len(sparse) == 13
+    model.eval()
+    whole = plain.whole_kernels(model)
+    modules = dict(whole.named_modules())
+    for name in sparse:
+        layer = model.get_submodule(name)
+        assert type(modules[name]) is nn.Conv2d
+        assert torch.equal(modules[name].weight, layer.dense_weight())
+        assert int((modules[name].weight != 0).sum()) <= layer.weight.numel()
+    assert type(modules["classifier.0"]) is SparseLinear  # its edges are single weights anyway
+    assert {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d} == sparse
+    check(model, pixels, tmp_path, compiler(), *STRICT, *SANITIZED)
 
 
 def test_memory_is_used_again_and_small(tmp_path):

@@ -3,26 +3,23 @@
 import operator
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from expanders.errors import SettingError
 from expanders.export import plain
+from expanders.export.c.constants import Constants, as_numpy
 from expanders.export.c.memory import Plane, Step, place
+from expanders.export.c.source import BLOCK, Source, text_of
 from expanders.wiring.fold import scale_and_shift, without_norms
-from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
+from expanders.wiring.layers import SparseConv2d, SparseLinear
 
-Layer = nn.Conv2d | nn.Linear | SparseLayer
-
-_BLOCK = 16  # positions computed at a time: they fill the widest vectors
 _ACTIVATIONS: dict[Any, str] = {
     nn.ReLU: "relu",
     F.relu: "relu",
@@ -42,23 +39,6 @@ _ACTIVATIONS: dict[Any, str] = {
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, F.dropout, torch.flatten, "flatten")
 _MEANS = (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, torch.mean, "mean")
 _SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A C file, and what it takes.
-
-    Attributes:
-        text: of the file.
-        read_only_bytes: of weights and edges.
-        working_bytes: of the buffers for values.
-        unshared_bytes: what the buffers would take if no place were used twice.
-    """
-
-    text: str
-    read_only_bytes: int
-    working_bytes: int
-    unshared_bytes: int
 
 
 def c_source(
@@ -88,14 +68,16 @@ class _Writer:
         self, network: fx.GraphModule, mean: npt.NDArray[Any], std: npt.NDArray[Any]
     ) -> None:
         self.modules = dict(network.named_modules())
-        self.constants: list[str] = []
-        self.read_only_bytes = 0
+        self.constants = Constants()
         self.steps: list[Step] = []
         self.planes: dict[fx.Node, Plane] = {}
         self.flattened: list[Plane] = []
         for node in network.graph.nodes:
             if node.op == "placeholder":
-                scale, shift = self._array("scale", 1 / std), self._array("shift", -mean / std)
+                scale, shift = (
+                    self.constants.array("scale", 1 / std),
+                    self.constants.array("shift", -mean / std),
+                )
                 self._append(node, [], f"normalise(pixels, {{out}}, {scale}, {shift});")
             elif node.op == "output":
                 self._finish(node.args[0])
@@ -159,7 +141,7 @@ class _Writer:
             raise _unsupported("a stride or dilation of two numbers", node)
         left, right, top, bottom = plain.margins(conv)
         kernel = f"(Kernel){{{height}, {width}, {stride}, {dilation}, {top}, {left}}}"
-        form = f"conv({{in}}, {{out}}, {self._edges(conv)}, {kernel}, {{activation}});"
+        form = f"conv({{in}}, {{out}}, {self.constants.edges(conv)}, {kernel}, {{activation}});"
         step = self._append(node, node.args[:1], form, activation="none")
         step.in_place = False
         (source,) = step.inputs
@@ -168,18 +150,18 @@ class _Writer:
 
         def positions() -> int:
             row = source.pitch if stride == 1 else columns
-            return -(-((rows - 1) * row + columns) // _BLOCK) * _BLOCK
+            return -(-((rows - 1) * row + columns) // BLOCK) * BLOCK
 
         step.scratch = positions
         step.overhang = lambda: positions() + height * dilation * (source.pitch + 1)
 
     def _linear(self, node: fx.Node, layer: nn.Linear | SparseLinear) -> None:
-        form = f"linear({{in}}, {{out}}, {self._edges(layer)}, {{activation}});"
+        form = f"linear({{in}}, {{out}}, {self.constants.edges(layer)}, {{activation}});"
         self._append(node, node.args[:1], form, activation="none").in_place = False
 
     def _norm(self, node: fx.Node, norm: nn.BatchNorm2d) -> None:
-        scale, shift = (_numpy(values) for values in scale_and_shift(norm))
-        names = f"{self._array('scale', scale)}, {self._array('shift', shift)}"
+        scale, shift = (as_numpy(values) for values in scale_and_shift(norm))
+        names = f"{self.constants.array('scale', scale)}, {self.constants.array('shift', shift)}"
         form = f"scale_and_shift({{in}}, {{out}}, {names}, {{activation}});"
         self._append(node, node.args[:1], form, activation="none")
 
@@ -234,41 +216,6 @@ class _Writer:
             raise _unsupported("an output that is not one list of logits")
         plane.name = "logits"
 
-    # ---------------------------------------------------------------------------------- constants
-
-    def _array(self, name: str, values: npt.NDArray[Any]) -> str:
-        """Add an array of numbers, whole ones in as few bytes as they need; returns its name."""
-        if values.dtype.kind == "f":
-            values = values.astype(np.float32).ravel()
-            kind, texts = "float", [f"{value:.8e}F" for value in values.tolist()]
-        else:
-            values = values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16)
-            kind, texts = f"uint{8 * values.itemsize}_t", [str(value) for value in values.tolist()]
-        texts = texts or ["0"]  # C has no empty arrays
-        label = f"{name}_{len(self.constants)}"
-        lines = ",\n".join(", ".join(texts[i : i + 8]) for i in range(0, len(texts), 8))
-        self.constants.append(f"static const {kind} {label}[{len(texts)}] = {{\n{lines}}};")
-        self.read_only_bytes += values.nbytes
-        return label
-
-    def _edges(self, layer: Layer) -> str:
-        """Add what `Edges` in layers.c needs of a layer; returns its address."""
-        outputs, inputs, weight = _graph(layer)
-        num_right = layer.num_right if isinstance(layer, SparseLayer) else layer.weight.shape[0]
-        degrees = np.bincount(outputs, minlength=num_right)
-        bias = np.zeros(num_right) if layer.bias is None else _numpy(layer.bias)
-        weights, biases = self._array("weight", weight), self._array("bias", bias)
-        every = np.arange(inputs.max(initial=0) + 1)
-        is_complete = np.array_equal(inputs, np.tile(every, num_right))
-        is_regular = degrees.min() == degrees.max()
-        which = "NULL" if is_complete else self._array("inputs", inputs)
-        how_many = "NULL" if is_regular else self._array("degrees", degrees)
-        sizes = f"{1 + int(inputs.max(initial=0) > 255)}, {1 + int(degrees.max() > 255)}"
-        fields = f"{weights}, {biases}, {which}, {how_many}, {sizes}, {degrees[0]}"
-        label = f"edges_{len(self.constants)}"
-        self.constants.append(f"static const Edges {label} = {{{fields}}};")
-        return f"&{label}"
-
     # ---------------------------------------------------------------------------------- the file
 
     def source(self, name: str) -> Source:
@@ -278,93 +225,19 @@ class _Writer:
         values = place(self.steps) + max(step.overhang() for step in self.steps)
         sums = max(step.sums for step in self.steps)
         unshared = sum(step.output.size for step in self.steps) + sums
-        calls = "\n".join(f"  {step.call(step)}" for step in self.steps)
+        calls = [step.call(step) for step in self.steps]
         channels, height, width = self.steps[0].output.shape
         facts = {
             "NETWORK_CHANNELS": channels,
             "NETWORK_HEIGHT": height,
             "NETWORK_WIDTH": width,
             "NETWORK_CLASSES": self.steps[-1].output.shape[0],
-            "NETWORK_READ_ONLY_BYTES": self.read_only_bytes,
+            "NETWORK_READ_ONLY_BYTES": self.constants.num_bytes,
             "NETWORK_WORKING_BYTES": 4 * (values + sums),
         }
-        text = _FILE.format(
-            name=name.replace("*/", ""),
-            defines="\n".join(f"#define {key} {value}" for key, value in facts.items()),
-            block=_BLOCK,
-            values=values,
-            sums=sums,
-            layers=_used_layers(calls),
-            constants="\n\n".join(self.constants),
-            calls=calls,
-        )
-        return Source(text, self.read_only_bytes, 4 * (values + sums), 4 * unshared)
-
-
-_FILE = """\
-/* {name}. Written by expanders; C99, needs only the standard headers.
-
-   predict() takes NETWORK_HEIGHT x NETWORK_WIDTH pixels of 0 to 255, row by row, the
-   NETWORK_CHANNELS values of a pixel side by side, and writes NETWORK_CLASSES logits. It allocates
-   nothing: weights and edges are NETWORK_READ_ONLY_BYTES of constants, values between layers
-   NETWORK_WORKING_BYTES of static memory, so that two threads must not call it at the same time. */
-
-#include <float.h>
-#include <math.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-{defines}
-
-#define BLOCK {block} /* positions computed at a time */
-
-static float values[{values}]; /* between layers */
-static float sums[{sums}];   /* of the channel that is being computed */
-
-{layers}
-
-{constants}
-
-void predict(const uint8_t *pixels, float *logits);
-
-void predict(const uint8_t *pixels, float *logits) {{
-{calls}
-}}
-"""
-
-
-_DEFINITION = re.compile(  # of a function, a struct or a type of functions
-    r"^static [\w ]*?\**(\w+)\(|^} (\w+);|^typedef .*\(\*(\w+)\)\(", re.MULTILINE
-)
-
-
-def _used_layers(calls: str) -> str:
-    """The parts of layers.c that `calls` need, directly or through one another."""
-    parts = Path(__file__).with_name("layers.c").read_text().strip().split("\n\n")
-    kept: list[str] = []
-    text = calls
-    for part in reversed(parts):  # everything is defined before it is used
-        names = re.findall(
-            r"^static [\w ]*?\**(\w+)\(|^}} (\w+);|\(\*(\w+)\)\(".replace("}}", "}"), part, re.M
-        )
-        if any(re.search(rf"\b{name}\b", text) for found in names for name in found if name):
-            kept.insert(0, part)
-            text += part
-    return "\n\n".join(kept)
-
-
-def _graph(layer: Layer) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Outputs, inputs and kernels of a layer's edges, sorted by output, then by input."""
-    if isinstance(layer, SparseLayer):
-        inputs, outputs = layer.edges.cpu().numpy()
-        return outputs, inputs, _numpy(layer.weight)
-    weight = layer.weight
-    num_right, per_group = weight.shape[0], weight.shape[1]
-    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    outputs, within = np.divmod(np.arange(num_right * per_group), per_group)
-    inputs = outputs // (num_right // groups) * per_group + within
-    return outputs, inputs, _numpy(weight.flatten(0, 1))
+        texts = self.constants.texts
+        text = text_of(name, facts, texts, calls, num_values=values, num_sums=sums)
+        return Source(text, self.constants.num_bytes, 4 * (values + sums), 4 * unshared)
 
 
 def _shape(node: fx.Node) -> tuple[int, int, int]:
@@ -401,11 +274,6 @@ def _one(value: Any) -> int | None:
     """A size that is the same in both directions, or None."""
     numbers = set(value) if isinstance(value, tuple | list) else {value}
     return int(numbers.pop()) if len(numbers) == 1 else None
-
-
-def _numpy(values: Tensor) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = values.detach().cpu().float().numpy()
-    return array
 
 
 def _unsupported(what: str, node: fx.Node | None = None) -> SettingError:
