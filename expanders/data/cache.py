@@ -31,6 +31,7 @@ from expanders.data.imagefile import (
     ImageFile,
     is_whole,
     make_slot,
+    number_in,
     unfinished,
 )
 from expanders.data.images import Images
@@ -175,7 +176,7 @@ def _go_on(descriptor: int, header: Header, origins: Array) -> list[int]:
     for place in range((os.fstat(descriptor).st_size - HEADER_BYTES) // size):
         slot = os.pread(descriptor, size, HEADER_BYTES + place * size)
         if is_whole(slot):
-            found[int.from_bytes(slot[-12:-4], "little")] = place
+            found[number_in(slot)] = place
     todo = []
     for number, origin in enumerate(origins.tolist()):
         place = found.get(origin, -1)

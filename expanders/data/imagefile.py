@@ -101,6 +101,11 @@ def is_whole(slot: bytes | memoryview) -> bool:
     return zlib.crc32(slot[:-4]) == int.from_bytes(slot[-4:], "little")
 
 
+def number_in(slot: bytes | memoryview) -> int:
+    """The number of the image in a slot, its `origin`, which stands before the checksum."""
+    return int.from_bytes(slot[-12:-4], "little")
+
+
 def unfinished(path: Path) -> Path:
     """Where the file `path` is while it is made; the next process goes on with it."""
     return path.with_name(f".{path.name}.part")

@@ -1,4 +1,4 @@
-"""How much memory can be had, and whether a set of images should take it."""
+"""How much memory can be had."""
 
 import os
 import re

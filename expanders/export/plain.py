@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear, _margins
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear, margins_of
 from expanders.wiring.unstructured import UnstructuredConv2d
 
 
@@ -196,7 +196,7 @@ def margins(conv: nn.Conv2d | SparseConv2d) -> tuple[int, int, int, int]:
     """Zeros that a convolution adds: left, right, top, bottom, in pixels."""
     if isinstance(conv, SparseConv2d):
         return conv.margins
-    return _margins(conv.padding, conv.kernel_size, conv.dilation)  # type: ignore[arg-type]
+    return margins_of(conv.padding, conv.kernel_size, conv.dilation)  # type: ignore[arg-type]
 
 
 def _is_symmetric(margins: tuple[int, int, int, int]) -> bool:

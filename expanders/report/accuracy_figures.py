@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from expanders.report.cells import TWIN, Arm, Cell, Column, Table
 from expanders.report.comparisons import along, dials
-from expanders.report.measures import AGAINST, LIVE, Measure
+from expanders.report.measures import LIVE, Measure
 from expanders.report.panels import Style, logarithmic, panels
 from expanders.report.run_records import RunRecord
 from expanders.report.statistics import describe, slope
@@ -110,16 +110,16 @@ def by_measure(table: Table, style: dict[str, Style], measure: Measure) -> Figur
             runs_of_arm = [record for _, other, record in group if other == arm]
             x = np.array([measure.value(record) for record in runs_of_arm], dtype=float)
             y = [100 * record.accuracy for record in runs_of_arm]
-            hollow = measure is AGAINST["gap"] and table.cell(arm, column).disconnected
+            hollow = measure.needs_connection and table.cell(arm, column).disconnected
             look = style[arm.label] | {"linestyle": "None", "alpha": 0.85}
             look |= {"fillstyle": "none"} if hollow else {}
             axes.plot(x, y, **look, label=arm.label)
         for dial in dials(table):
             if set(dial.arms) <= set(shown):
                 _line(axes, along(table, column, dial.arms, measure))
-        if measure is AGAINST["bound"]:
-            axes.axvline(1, color="black", linestyle=":", linewidth=1)
-        if measure is AGAINST["effective"]:
+        if measure.bound is not None:
+            axes.axvline(measure.bound, color="black", linestyle=":", linewidth=1)
+        if measure.step >= 1:  # a count
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 

@@ -113,7 +113,11 @@ class Table:
         return [(arm, column, self.cell(arm, column)) for arm, column in places]
 
     def missing(self, arm: Arm, column: Column) -> int:
-        """Number of runs that a cell lacks beside the sparse cells of its column."""
+        """Number of runs that a cell lacks: seeds that other arms of its column have run with.
+
+        Where no edge depends on the graph seed, the other seeds count; elsewhere the runs of such
+        arms say nothing of which graph seeds to expect.
+        """
         expected = {streams for each in self.sparse for streams in self.cell(each, column).runs}
         there = self.cell(arm, column).runs
         if all(streams.graph is None for streams in there) and (there or arm.is_twin):

@@ -168,13 +168,13 @@ def along(
 ) -> list[list[tuple[float, float]]]:
     """For each arm the measure and the accuracy of its runs.
 
-    Where the measure is the normalised gap, arms of mostly disconnected graphs are left out: all of
-    these have the gap 0, however well or badly their parts expand.
+    Arms of mostly disconnected graphs are left out where the measure is 0 for all of these, as the
+    normalised gap is, however well or badly their parts expand.
     """
     found = []
     for arm in arms:
         cell = table.cell(arm, column)
-        if measure is AGAINST["gap"] and cell.disconnected:
+        if measure.needs_connection and cell.disconnected:
             continue
         values = [(measure.value(record), record.accuracy) for record in cell.finished]
         found.append([(x, y) for x, y in values if x is not None])

@@ -126,7 +126,7 @@ def slope(arms: Sequence[Sequence[tuple[float, float]]], confidence: float = 0.9
 
 
 def _width(difference: Difference) -> float:
-    """Of the interval; below that of all others where there is none."""
+    """The width of a difference's interval; -1 where it has none, below all widths."""
     if difference.low is None or difference.high is None:
         return -1.0
     return difference.high - difference.low

@@ -224,7 +224,11 @@ def _by_cell(
     header: Sequence[str],
     entries: Callable[[Arm, Column, Cell], Sequence[Entry]],
 ) -> TextTable:
-    """A row for each cell that has runs and entries, by column, or by kind if there is one."""
+    """A row for each cell that has runs and entries, column after column.
+
+    The first entry of a row names its column, or the kind of its arm in a table of one column; it
+    is empty where it repeats the one above.
+    """
     rows = []
     before = ""
     for column in table.columns:

@@ -6,14 +6,13 @@ function of this package that moves to another module. Runs that differ in anyth
 have different names; where and how they are computed, measured and logged does not count.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expanders.files import digest
 from expanders.runs.folders import settings_of
 from expanders.runs.settings import (
     DIRECTIVES,
@@ -201,4 +200,5 @@ def _digest_of(folder: Path) -> str:
 
 
 def _digest(content: Node) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    """Of the definition, short enough for a name."""
+    return digest(content)[:8]

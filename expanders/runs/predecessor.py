@@ -84,8 +84,8 @@ def read_predecessor(folder: Path, record: Mapping[str, Any]) -> Predecessor:
     """
     settings = folders.settings_of(folder, "start_from")
     run = folders.run_digest(settings)
-    differences = folders.differences(settings, record)
-    changes = [text for key, text in differences.items() if not key.startswith(_MAY_DIFFER)]
+    differing = folders.differences(settings, record)
+    changes = [text for key, text in differing.items() if not key.startswith(_MAY_DIFFER)]
     if changes:
         remedy = f"has other settings ({'; '.join(changes)}); only epochs and schedule may differ"
         raise SettingError("start_from", folder, remedy)

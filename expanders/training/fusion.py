@@ -64,7 +64,8 @@ def _followers(norm: fx.Node) -> tuple[list[fx.Node], dict[str, Any]]:
     line = [norm]
     while len(line) < 3 and len(line[-1].users) == 1:  # nothing else needs what lies between
         line.extend(line[-1].users)
-    first, second = [*line[1:], None, None][:2]
+    first = line[1] if len(line) > 1 else None
+    second = line[2] if len(line) > 2 else None
     if _calls(first, _RELU):
         if second is not None and _calls(second, _MAX_POOL) and _is_supported_pool(second, norm):
             return line, {"relu": True, "pool": True}
@@ -109,7 +110,9 @@ def _value(node: fx.Node) -> torch.Tensor:
 
 
 def _pair(value: Any) -> tuple[Any, ...]:
-    return tuple(value) * (2 // len(value)) if isinstance(value, list | tuple) else (value, value)
+    """A size in both directions, which PyTorch takes as one number, a list of one or of two."""
+    sizes = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return sizes if len(sizes) == 2 else sizes * 2
 
 
 def _arguments(node: fx.Node, function: Any) -> dict[str, Any]:

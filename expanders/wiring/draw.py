@@ -67,8 +67,8 @@ class Task:
         shapes: the layers to wire.
         budgets: edges of each of them, by the degree policy.
         seed: of the stream "graph".
-        images: labelled training images, as many as the method asked for; none if it asked for
-            none, or None if not even their shape is known.
+        images: labelled training images, as many as the method asked for. Where it asked for
+            none, a batch of no images, which has their shape; None where that is not known.
         granularity: what an edge shall carry; `budgets` are in kernels all the same.
     """
 
@@ -171,11 +171,6 @@ def streams_of(graph: Graph) -> tuple[str, ...]:
     if isinstance(graph, Method):
         return graph.streams
     return () if _function(graph) is graphs.dense else ("graph",)
-
-
-def images_of(graph: Graph) -> int:
-    """The number of training images that a wiring needs."""
-    return graph.images if isinstance(graph, Method) else 0
 
 
 def name_of(graph: Graph) -> str:

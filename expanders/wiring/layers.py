@@ -157,7 +157,7 @@ class SparseConv2d(SparseLayer):
         self.kernel_size = kernel_size
         self.stride = stride
         self.dilation = dilation
-        self.margins = _margins(padding, kernel_size, dilation)
+        self.margins = margins_of(padding, kernel_size, dilation)
         self.padding_mode = padding_mode
         self.relu = False
 
@@ -186,7 +186,7 @@ class SparseConv2d(SparseLayer):
             raise RuntimeError(f"expected images (N, {self.num_left}, H, W), got {tuple(x.shape)}")
         margins = self.margins
         if self.padding_mode != "zeros":
-            x = F.pad(x, margins, mode=_PAD_MODES[self.padding_mode])
+            x = F.pad(x, margins, mode=self.padding_mode)
             margins = (0, 0, 0, 0)
         if choose(self._execution, self.density, x, self.weight, self.stride) == "sparse":
             graph, geometry = (self.edges, self.num_right), (self.stride, margins, self.dilation)
@@ -245,14 +245,7 @@ class SparseLinear(SparseLayer):
         return F.linear(x, self.dense_weight(), self.bias)
 
 
-_PAD_MODES = {
-    "reflect": "reflect",
-    "replicate": "replicate",
-    "circular": "circular",
-}
-
-
-def _margins(
+def margins_of(
     padding: tuple[int, int] | str, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int, int, int]:
     """Rows and columns to add around an image: (left, right, top, bottom)."""

@@ -149,7 +149,7 @@ class _Pruning:
         if self.method.floor == "edge":
             return selection.best_edge(scores)
         covering, before = selection.cover(scores), self.reserved[name]
-        # What is left need not have a cover as small as the one that is known to be in it.
+        # After a round the edges left may have no cover this small but the one that was reserved.
         return covering if covering.sum() <= max(scores.shape[:2]) else before
 
     def _select(

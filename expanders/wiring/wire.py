@@ -1,4 +1,4 @@
-"""Swap the layers of any model for sparse ones, wired by a graph model or a wiring method."""
+"""Swap the layers of any model for sparse ones, on the edges that a wiring method chose."""
 
 import math
 from typing import Literal
