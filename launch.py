@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from expanders.errors import DivergedError, SettingError, TeamError
+from expanders.runs import folders
 from expanders.runs.settings import Node
 from expanders.training import metrics
 from hydra_plugins.expanders_sweeper.naming import instantiate, resolved
@@ -40,13 +41,15 @@ _USER_ERRORS = (
 # Hydra is told to leave all reporting to `main`, so that this is asked before.
 _SHOW_EVERYTHING = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
 _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_key: \S+.*)?$"
+# Of `model=null` and alike; Hydra has no exception of its own for it.
+_NO_OPTION = "Config group override must be a string or a list."
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def task(cfg: DictConfig) -> Node | float:
     """One run of Hydra's: a single one, or a cell of a sweep; returns its summary or objective."""
-    from expanders.runs.build import objective_of, run
+    from expanders.runs.start import objective_of, run
 
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode == RunMode.RUN
@@ -76,6 +79,8 @@ def task(cfg: DictConfig) -> Node | float:
         elif not alone:
             log.exception("This run failed:")
         raise
+    finally:
+        folders.forget_if_unused(folder)  # Hydra made it; a dry run leaves it empty
 
 
 def speak_briefly(name: str) -> None:
@@ -109,7 +114,7 @@ def user_error(error: BaseException | None) -> BaseException | None:
     """The error that a user can mend, of those that caused an error; a wrong setting first."""
     known = []
     while error is not None:
-        if isinstance(error, _USER_ERRORS):
+        if isinstance(error, _USER_ERRORS) or str(error).startswith(_NO_OPTION):
             known.append(error)
         error = error.__cause__
     settings = [error for error in known if isinstance(error, SettingError)]
@@ -126,6 +131,8 @@ def one_line(error: BaseException) -> str:
         text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
+    elif text.startswith(_NO_OPTION):
+        text = "a group takes the name of one of its options, no number and no null: see --help"
     elif in_a_name := re.match(_IN_A_NAME, text):
         text = in_a_name[1]
     return f"error: {text}"
@@ -149,24 +156,11 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def arguments_of(typed: list[str]) -> list[str]:
-    """The command line for Hydra.
-
-    Raises:
-        SettingError: if the degree is given as `degree=15` and as `degree.value=60`.
-    """
-    passed = [degree_as_value(argument) for argument in typed]
-    values = [argument for argument in passed if argument.startswith("degree.value=")]
-    if len(set(values)) > 1 and passed != typed:
-        raise SettingError("degree.value", values[-1].partition("=")[2], "is given twice")
-    return passed
-
-
 def main() -> None:
     """The command line. Errors that a user can mend are one line; HYDRA_FULL_ERROR=1 shows all."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = arguments_of(sys.argv[1:])
+        sys.argv[1:] = [degree_as_value(argument) for argument in sys.argv[1:]]
         task()
     except KeyboardInterrupt:
         remedy = "the same command continues after the last checkpoint, unless it says restart=true"

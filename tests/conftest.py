@@ -1,15 +1,11 @@
 """What several test modules share."""
 
-import logging
+import json
 import os
-import runpy
 import subprocess
 import sys
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
@@ -43,49 +39,40 @@ def launch(tmp_path: Path) -> Launch:
     return run
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator["subprocess.Popen[str]"]:
+    """See `tests.fork_server`."""
+    command = [sys.executable, "-m", "tests.fork_server"]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        yield server
+        assert server.stdin is not None
+        server.stdin.close()
+
+
 @pytest.fixture
-def launch_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
-    """As `launch`, in a fork of this process: PyTorch, which takes seconds, is imported already."""
+def launch_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fork_server: "subprocess.Popen[str]"
+) -> Launch:
+    """As `launch`, in a process that has imported PyTorch already."""
     for name in [name for name in os.environ if name.startswith("WANDB")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
 
     def run(*arguments: str, folder: Path = tmp_path) -> "subprocess.CompletedProcess[str]":
+        assert fork_server.stdin is not None
+        assert fork_server.stdout is not None
         out, err = tmp_path / "forked.out", tmp_path / "forked.err"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python 3.12 warns of forks where there are threads
-            child = os.fork()
-        if child == 0:
-            _become_launcher(arguments, folder, out, err)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        request = {
+            "arguments": arguments, "folder": str(folder), "environment": dict(os.environ),
+            "out": str(out), "err": str(err),
+        }  # fmt: skip
+        print(json.dumps(request), file=fork_server.stdin, flush=True)
+        code = int(fork_server.stdout.readline())
         return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
     return run
-
-
-def _become_launcher(arguments: Sequence[str], folder: Path, out: Path, err: Path) -> NoReturn:
-    """Run launch.py's main in this process, which ends with it."""
-    code = 1
-    try:
-        for path, descriptor in ((out, 1), (err, 2)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-        os.chdir(folder)
-        sys.argv = [str(ROOT / "launch.py"), *arguments]
-        warnings.simplefilter("default")
-        logging.getLogger().handlers.clear()
-        runpy.run_path(sys.argv[0], run_name="__main__")
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 @pytest.fixture(scope="session")

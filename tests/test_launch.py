@@ -20,6 +20,30 @@ from tests.outcomes import without_times
 FEW = ("epochs=1", "batch_size=4", "wandb.mode=disabled", "dataset=image_folder")
 
 
+MINE = """
+import torch
+from torch import nn
+
+class Fits(nn.Sequential):
+    def __init__(self, num_classes):
+        conv, head = nn.Conv2d(3, 8, 3), nn.Linear(8, num_classes)
+        super().__init__(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+
+class Reads(Fits):
+    def __init__(self, num_classes):
+        super().__init__(num_classes)
+        self.scale = float(self[0].weight.abs().mean())
+
+class Chooses(Fits):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+class Refuses(Fits):
+    def forward(self, x):
+        return super().forward(x[:, :2])
+"""
+
+
 def run_of(tmp_path):
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.is_dir())
     return folder
@@ -205,17 +229,27 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["degree=3,15"], ["--multirun"]),
         (["degree=[3,15]"], ["degree.value=[3, 15]", "must be a number"]),
         (["degree=nan"], ["degree.value=nan", "must be a number"]),
-        (["-m", "seed=0,1", "seed=5"], ["seed is given twice"]),
-        (["-m", "degree=3,15", "degree.value=60"], ["degree.value=60", "given twice"]),
+        (["-m", "seed=0,1", "seed=5"], ["seed=0,1 would be lost: seed=5 replaces it"]),
+        (["-m", "degree=3,15", "degree.value=60"], ["degree.value=3,15 would be lost"]),
+        (["-m", "seed=0,1", "seed=2,3"], ["seed=0,1 would be lost"]),
         (["-m", "seed=", "dry_run=true"], ["seed=: must be an integer"]),
         (["-m", "hydra.sweeper.grids=text"], ["hydra.sweeper.grids=text", "a list of mappings"]),
         (["hydra.sweeper.grids=[{seed:1}]"], ["hydra.sweeper.grids", "add -m"]),
-        (["degree=3", "degree.value=60"], ["degree.value=60", "given twice"]),
+        (["model=null"], ["a group takes the name of one of its options"]),
+        (["seeds=null"], ["seeds=null", "must be a group of settings"]),
+        (["optimizer.weight_decay=-1"], ["Invalid weight_decay"]),
+        (["graph=rewired", "graph.p=3"], ["p=3", "between 0 and 1"]),
+        (["graph=snip", "degree=0"], ["degree.value=0", "at least 1"]),
+        (["start_from=nowhere"], ["start_from=nowhere", "not the folder of a run"]),
+        (["wandb.mode=online"], ["wandb.mode=online", "needs a login"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_bad_input_gets_one_line(launch_forked, arguments, words):
+def test_bad_input_gets_one_line(launch_forked, tmp_path, arguments, words):
+    """From the run, and before it from a dry run, which leaves no trace."""
     short = [] if arguments[0].startswith("epochs") else ["epochs=0"]
+    dry_run = launch_forked(*arguments, *short, "dry_run=true")
+    assert not list(tmp_path.glob("runs/*"))
     result = launch_forked(*arguments, *short)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
@@ -223,6 +257,48 @@ def test_bad_input_gets_one_line(launch_forked, arguments, words):
     assert line.startswith("error: ")
     for word in words:
         assert word in line
+    if "dataset=cifar10" not in arguments:  # only the run tries to download
+        assert (dry_run.returncode, dry_run.stderr) == (1, result.stderr)
+
+
+def test_a_dry_run_of_a_sweep_names_the_cells_that_would_fail(launch_forked, tmp_path):
+    result = launch_forked("-m", "degree=0,3", "model=resnet20", "seed=0,1", "dry_run=true")
+    assert result.returncode == 1
+    problems = [row for row in result.stdout.splitlines() if "give a number of at least 1" in row]
+    assert len(problems) == 2
+    assert all("degree.value=0" in row for row in problems)
+    assert result.stderr == "error: 2 of 4 cells would fail\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_builds_what_the_meta_device_cannot(launch_forked, tmp_path, monkeypatch):
+    """Networks that read values while they are built, or while they compute."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name, code, words in (
+        ("Fits", 0, "to do"),
+        ("Reads", 0, "to do"),
+        ("Chooses", 0, "to do"),
+        ("Refuses", 1, "the model takes no images of 32x32 pixels"),
+    ):
+        model = (f"model._target_=mine.{name}", "~model.width", "model.skip=[]")
+        result = launch_forked(*model, "dry_run=true")
+        assert result.returncode == code, result.stderr
+        assert words in result.stdout + result.stderr
+
+
+def test_of_two_values_the_last_one_holds_as_in_hydra(launch_forked):
+    """`python launch.py epochs=5 "$@"` in a script."""
+    for command, expected in (
+        (["degree=3", "degree.value=60"], ["-d60-"]),
+        (["-m", "epochs=5", "epochs=1", "seed=0,1"], ["epochs=1", "2 cells"]),
+        (["-m", "seed=5", "seed=0,1"], ["-s0-", "-s1-", "2 cells"]),
+        (["-m", "seed=0,1", "seed=0,1"], ["-s0-", "-s1-", "2 cells"]),
+    ):
+        result = launch_forked(*command, "model=resnet20", "dry_run=true")
+        assert result.returncode == 0, result.stderr
+        for words in expected:
+            assert words in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The complete graph and the two models that are random but not biregular."""
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,11 @@ def dense(num_left: int, num_right: int, num_edges: int, rng: np.random.Generato
     check_budget(num_left, num_right, num_left * num_right)
     pairs = np.arange(num_left * num_right)
     return np.stack([pairs % num_left, pairs // num_left])
+
+
+def is_dense(graph: object) -> bool:
+    """Whether a graph model is `dense`, or a partial of it: nothing is drawn, layers stay dense."""
+    return (graph.func if isinstance(graph, partial) else graph) is dense
 
 
 def random(

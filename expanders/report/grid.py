@@ -20,7 +20,8 @@ from expanders.report.places import (
     places_of,
     text,
 )
-from expanders.report.run_records import DENSE, THIN, RunRecord, Skipped
+from expanders.report.run_records import DENSE, RunRecord, Skipped
+from expanders.runs.computed import THIN
 from expanders.training import metrics
 
 _PAPER_ORDER = ("rreg", "xnet", "random")

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from expanders.errors import SettingError
-from expanders.report.run_records import DENSE, THIN, RunRecord
+from expanders.report.run_records import DENSE, RunRecord
+from expanders.runs.computed import THIN
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
 Option = tuple[str, Settings]  # the name of a choice in a group, and its settings

@@ -21,10 +21,10 @@ from expanders.report.json_files import (
     printable,
 )
 from expanders.runs import folders
+from expanders.runs.computed import THIN
 from expanders.training import metrics
 
-DENSE = "dense"  # the graph of unpruned networks
-THIN = "thin"  # and of those that are dense, but have few channels
+DENSE = "dense"  # the graph of unpruned networks; that of `THIN` ones is dense too
 State = Literal["finished", "failed", "unfinished"]
 
 # What a folder has that a run was started in.

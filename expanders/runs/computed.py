@@ -9,6 +9,8 @@ from typing import Any
 from expanders.errors import SettingError
 from expanders.runs.settings import OPTIONAL, Instantiate, Node, function_of
 
+THIN = "thin"  # the option of the group `graph` that stands for a width
+
 
 def with_computed(settings: Node, choices: Mapping[str, str], instantiate: Instantiate) -> Node:
     """The settings, with those in place that follow from others.
@@ -25,7 +27,7 @@ def with_computed(settings: Node, choices: Mapping[str, str], instantiate: Insta
         SettingError: if the model has no width, or none of as many parameters.
     """
     changed: Node = {}
-    if choices["graph"] == "thin":
+    if choices["graph"] == THIN:
         groups = {name: settings[name] for name in ("model", "degree", "dataset")}
         width = _width(json.dumps(groups, sort_keys=True), instantiate)
         changed["model"] = settings["model"] | {"width": width}

@@ -126,7 +126,7 @@ def clear(folder: Path) -> None:
 
 
 def forget_if_unused(folder: Path) -> None:
-    """Remove a folder that Hydra made just now, which is empty. Nothing else is lost by it."""
+    """Remove a folder if it is empty."""
     with suppress(OSError):
         folder.rmdir()
 
@@ -143,8 +143,11 @@ def begin(folder: Path, record: Mapping[str, Any]) -> None:
     Raises:
         SettingError: with the settings that differ, if it holds results of another run.
     """
-    _check_unchanged(folder, record)
+    check_unchanged(folder, record)
     tidy(folder)
+    if _has_results(folder) and _settings_before(folder) is None:
+        # The checkpoints say which run they are of.
+        log.warning("%s is damaged or missing: written again", folder / "config.json")
     if (folder / "summary.json").exists() and summary(folder, run_digest(record)) is None:
         what = "is damaged, or another run's: the best network is evaluated again"
         log.warning("%s %s", folder / "summary.json", what)
@@ -152,18 +155,24 @@ def begin(folder: Path, record: Mapping[str, Any]) -> None:
     write_sealed(folder / "config.json", record)
 
 
-def _check_unchanged(folder: Path, record: Mapping[str, Any]) -> None:
-    if not _has_results(folder):
-        return
-    try:
-        settings = read_sealed(folder / "config.json")
-    except (FileNotFoundError, DamagedError):  # the checkpoints say which run they are of
-        log.warning("%s is damaged or missing: written again", folder / "config.json")
-        return
-    if changes := differences(settings, record).values():
+def check_unchanged(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make sure that the results in a folder, if there are any, are of a run of these settings.
+
+    Raises:
+        SettingError: with the settings that differ.
+    """
+    settings = _settings_before(folder)
+    if settings and (changes := differences(settings, record).values()):
         what = f"holds a run with other settings ({'; '.join(changes)})"
         remedy = f"{what}; choose another folder, or restart=true to train again"
         raise SettingError("hydra.run.dir", folder, remedy)
+
+
+def _settings_before(folder: Path) -> dict[str, Any] | None:
+    """The settings of the run whose results are in a folder, where they can be had."""
+    with suppress(FileNotFoundError, NotADirectoryError, DamagedError):
+        return read_sealed(folder / "config.json") if _has_results(folder) else None
+    return None
 
 
 def settings_of(folder: Path, setting: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from expanders.files import digest
+from expanders.graphs.simple import is_dense
+from expanders.runs.computed import THIN
 from expanders.runs.folders import settings_of
 from expanders.runs.settings import (
     DIRECTIVES,
@@ -80,8 +82,8 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
     """
     left_out = _NOT_PART_OF_THE_RUN
     settings = completed(settings)
-    if choices["graph"] in ("dense", "thin"):  # they draw no graph, and have all edges
-        left_out = left_out | ({"degree"} if choices["graph"] == "dense" else set())
+    if is_dense(function_of(settings["graph"], "graph")):  # nothing is drawn, nothing left out
+        left_out = left_out | (set() if choices["graph"] == THIN else {"degree"})
         unused = {"seeds": {"graph": None}, "init": {"fan": "dense"}}
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
     if settings.get("start_from") is not None:  # the run that it starts from, wherever it lies

@@ -284,6 +284,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, hint)
     if origin in (list, tuple, Sequence):
         return isinstance(value, Sequence) and not isinstance(value, str)
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping)
     # No plain value is an instance of another class; what is no class is not judged.
     return not (isinstance(hint, type) and (value is None or isinstance(value, str | int | float)))
 
@@ -296,6 +298,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(str(option) for option in get_args(hint))
     if get_origin(hint) in (list, tuple, Sequence):
         return "a list"
+    if get_origin(hint) in (dict, Mapping):
+        return "a group of settings"
     return _NAMES.get(hint, str(hint))
 
 

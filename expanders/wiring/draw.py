@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from expanders import graphs
 from expanders.errors import SettingError, check_choice
 from expanders.graphs.edges import IntArray, check_edges
+from expanders.graphs.simple import is_dense
 from expanders.seeds import stream
 from expanders.wiring import degrees
 from expanders.wiring.eligible import (
@@ -141,7 +142,7 @@ def draw(
     start = time.perf_counter()
     edges: Mapping[str, Edges] = {}
     facts: Mapping[str, float] = {}
-    if layers and _function(graph) is not graphs.dense:
+    if layers and not is_dense(graph):
         network, budgets = _budgets(model, layers, graph, degree)
         task = Task(model, network.layers, budgets, seed, None, granularity)
         edges, facts = _drawn(task, graph, images)
@@ -170,14 +171,15 @@ def streams_of(graph: Graph) -> tuple[str, ...]:
     """The seed streams that a wiring depends on: runs that differ in others only share it."""
     if isinstance(graph, Method):
         return graph.streams
-    return () if _function(graph) is graphs.dense else ("graph",)
+    return () if is_dense(graph) else ("graph",)
 
 
 def name_of(graph: Graph) -> str:
     """The name of a graph model or method."""
     if isinstance(graph, Method):
         return graph.name
-    return getattr(_function(graph), "__name__", repr(graph))
+    function = graph.func if isinstance(graph, partial) else graph
+    return getattr(function, "__name__", repr(graph))
 
 
 def _budgets(
@@ -246,7 +248,3 @@ def _images_for(method: Method, images: LabelledImages | None) -> LabelledImages
         remedy = f"{method.name} looks at as many labelled images, and was given {given}"
         raise SettingError("graph.images", method.images, remedy)
     return None if images is None else (images[0][: method.images], images[1][: method.images])
-
-
-def _function(graph: Graph) -> Graph:
-    return graph.func if isinstance(graph, partial) else graph

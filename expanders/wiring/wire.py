@@ -57,7 +57,7 @@ def sparsify(
         SettingError: if edges cannot be had, a skipped name does not exist, or a setting is
             unknown. The model is then unchanged.
     """
-    _check(fan, measures, execution)
+    check_options(fan, measures, execution)
     wiring = draw(model, graph, degree, seed, skip=skip, images=images, granularity=granularity)
     return wire(model, wiring, fan=fan, measures=measures, execution=execution)
 
@@ -88,7 +88,7 @@ def wire(
         SettingError: if a setting is unknown or the wiring does not fit; the model is then
             unchanged.
     """
-    _check(fan, measures, execution)
+    check_options(fan, measures, execution)
     dense = all_layers_of(model)
     sizes = {name: _own_size(layer) for name, layer in dense.items()}
     dense_parameters = _size(model)
@@ -124,7 +124,12 @@ def granularity_of(model: nn.Module) -> degrees.Granularity:
     return "weight" if single else "kernel"
 
 
-def _check(fan: str, measures: str, execution: str) -> None:
+def check_options(fan: str, measures: str, execution: str) -> None:
+    """Check the options of `wire`.
+
+    Raises:
+        SettingError: with the first one that is unknown.
+    """
     check_choice("init.fan", fan, Fan)
     check_choice("graph.measures", measures, spectra.Extent)
     check_choice("execution", execution, Execution)

@@ -1,16 +1,30 @@
-"""The run's name for configuration files: `${run_name:}`."""
+"""From Hydra's configurations to plain settings, objects, and the name `${run_name:}` of a run."""
 
-from functools import partial
+from typing import Any
 
 import hydra
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from expanders.errors import SettingError
 from expanders.runs.computed import with_computed
 from expanders.runs.identity import identity_of, used_settings
 from expanders.runs.settings import Node, checked
 
-instantiate = partial(hydra.utils.instantiate, _convert_="all")
-"""From a node in plain containers to what its function returns."""
+
+def instantiate(node: Node) -> Any:
+    """From a node in plain containers to what its function returns.
+
+    Raises:
+        SettingError: if the function does so, which Hydra would wrap.
+        InstantiationException: if the function fails otherwise, or Hydra refuses to call it.
+    """
+    try:
+        return hydra.utils.instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, SettingError):
+            raise error.__cause__ from None
+        raise
 
 
 def resolved(cfg: DictConfig) -> Node:

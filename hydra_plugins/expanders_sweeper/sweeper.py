@@ -10,14 +10,16 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from expanders.errors import SettingError
 from expanders.runs import folders
 from expanders.runs.folders import State
 from expanders.runs.lock import owner
-from hydra_plugins.expanders_sweeper.naming import run_name
+from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, run_name
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Cell:
 
     overrides: tuple[str, ...]
     folder: Path
+    problem: str = ""  # found by a dry run
 
     @property
     def state(self) -> State:
@@ -75,6 +78,7 @@ class GridSweeper(BasicSweeper):
         before = {cell.folder: folders.finish(cell.folder) for cell in to_do}
         self._announce(cells)
         if dry_run:
+            self._conclude_dry_run(cells)
             return []
         results: list[JobReturn] = []
         overrides = [list(cell.overrides) for cell in to_do]
@@ -102,9 +106,7 @@ class GridSweeper(BasicSweeper):
         assert self.config is not None
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
-        given = Counter(each.key_or_group for each in parser.parse_overrides(arguments))
-        if twice := [key for key, count in given.items() if count > 1]:
-            raise SweepError(f"{twice[0]} is given twice; of two axes one would be lost")
+        _check_no_axis_is_lost(parser.parse_overrides(arguments))
         cells: dict[str, Cell] = {}
         dry_run = restart = False
         for grid in self.grids:
@@ -114,8 +116,10 @@ class GridSweeper(BasicSweeper):
                 cfg = loader.load_sweep_config(self.config, list(chosen))
                 OmegaConf.update(cfg, "hydra.job.num", len(cells), force_add=True)
                 folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
-                cells.setdefault(run_name(_root_=cfg), Cell(tuple(chosen), folder))
                 dry_run, restart = bool(cfg.dry_run), bool(cfg.restart)
+                if (name := run_name(_root_=cfg)) not in cells:
+                    problem = _problem(cfg, folder) if dry_run else ""
+                    cells[name] = Cell(tuple(chosen), folder, problem)
         shared = Counter(cell.folder for cell in cells.values()).most_common(1)
         if not shared:
             remedy = "give hydra.sweeper.grids a grid, and every axis a value"
@@ -135,6 +139,15 @@ class GridSweeper(BasicSweeper):
         log.info("%s: %s", _counted(cells), counts)
 
     @staticmethod
+    def _conclude_dry_run(cells: Sequence[Cell]) -> None:
+        """List the cells that would fail, with the reasons."""
+        failing = [cell for cell in cells if cell.problem]
+        for cell in failing:
+            log.error("%s  %s: %s", cell.folder, " ".join(cell.overrides), cell.problem)
+        if failing:
+            raise SweepError(f"{len(failing)} of {_counted(cells)} would fail")
+
+    @staticmethod
     def _conclude(
         cells: Sequence[Cell], done: Container[Path], errors: Mapping[Path, str], restart: bool
     ) -> None:
@@ -149,6 +162,30 @@ class GridSweeper(BasicSweeper):
             remedy = f"the same command{', without restart=true,' * restart} tries them again"
             raise SweepError(f"{len(left)} of {_counted(cells)} are not done; {remedy}")
         log.info("%s: all done", _counted(cells))
+
+
+def _check_no_axis_is_lost(overrides: Sequence[Override]) -> None:
+    """Of two values for a key the last one holds, which must not take the place of an axis.
+
+    Raises:
+        SweepError: if a later override replaces one of several values, by others.
+    """
+    last = {each.key_or_group: each for each in overrides}
+    for each in overrides:
+        winner = last[each.key_or_group]
+        if each.is_sweep_override() and each.value() != winner.value():
+            raise SweepError(f"{each.input_line} would be lost: {winner.input_line} replaces it")
+
+
+def _problem(cfg: DictConfig, folder: Path) -> str:
+    """What would end the run of a configuration before it begins, in one line, if anything."""
+    from expanders.runs.start import check  # imports PyTorch, which takes seconds
+
+    try:
+        check(resolved(cfg), cfg.hydra.runtime.choices, folder, instantiate)
+    except (SettingError, HydraException, OSError) as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def _counted(cells: Sequence[Cell]) -> str:

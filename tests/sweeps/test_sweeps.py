@@ -20,8 +20,8 @@ CELLS = {
     "paper": 57,
     "smoke": 33,
     "expansion": 24,
-    "arena": 120,
-    "arena_smoke": 40,
+    "arena": 123,
+    "arena_smoke": 41,
     "study_pilot": 114,
 }
 

@@ -1,0 +1,149 @@
+"""What would stop a run, found without training it: `dry_run=true`.
+
+The network is built on PyTorch's meta device, where tensors have shapes but no values, and of
+layers of one size only one gets a graph. So a check takes a fraction of a second, and what the runs
+of a sweep share is made once.
+
+Only the run itself can find an image that cannot be decoded, too few images for a score, a drive or
+a memory that is too small, and a loss that diverges.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache, partial, update_wrapper
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from expanders.data import Transform
+from expanders.errors import SettingError
+from expanders.graphs.edges import GraphModel, IntArray
+from expanders.graphs.simple import is_dense
+from expanders.runs import checkpoint, folders
+from expanders.runs.build import bad_size, dense_network, graph_node, optimization
+from expanders.runs.folders import State
+from expanders.runs.predecessor import read_predecessor
+from expanders.runs.settings import Config, Instantiate, Node
+from expanders.runs.tracking import WandbSettings
+from expanders.training.device import choose_device
+from expanders.wiring.draw import Graph, Method, Task, draw
+from expanders.wiring.wire import check_options
+
+
+def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) -> None:
+    """Raise the error that would end a run before its first step, if there is one.
+
+    A run that is done is not checked. Nothing is written.
+
+    Args:
+        config: the run's settings, which fit the signatures of their functions.
+        record: the same as they would stand in the folder's config.json.
+        folder: of the run.
+        instantiate: builds what a node describes.
+
+    Raises:
+        SettingError: as the run would.
+    """
+    if not config.restart:
+        if folders.summary(folder, folders.run_digest(record)) is not None:
+            return
+        folders.check_unchanged(folder, record)
+    WandbSettings(**config.wandb).checked()
+    choose_device(config.device)
+    if config.restart or folders.state(folder) == State.NEW:
+        if config.start_from is not None:
+            read_predecessor(Path(config.start_from).expanduser(), record)
+        if config.checkpoint is not None:
+            checkpoint.read(config.checkpoint)
+    num_classes = instantiate(config.dataset["source"]).num_classes
+    model = json.dumps(config.model, sort_keys=True), num_classes, instantiate
+    _check_size(instantiate(config.dataset["transform"]), *model)
+    _check_wiring(config, _shapes(*model), instantiate)
+    optimization(config, _shapes(*model), instantiate)
+
+
+@lru_cache(maxsize=64)
+def _shapes(model: str, num_classes: int, instantiate: Instantiate) -> nn.Module:
+    """The dense network that a node, in JSON, describes; without values, if it can be had so."""
+    node = json.loads(model)
+    try:
+        with torch.device("meta"):
+            return dense_network(node, num_classes, instantiate)[1]
+    except SettingError:
+        raise
+    except Exception:  # it reads or computes with values while it is built
+        return dense_network(node, num_classes, instantiate)[1]
+
+
+def _check_size(transform: Any, model: str, num_classes: int, instantiate: Instantiate) -> None:
+    """Whether the network takes the images that a transform makes, where their size is known."""
+    side = (transform.crop or transform.resize) if isinstance(transform, Transform) else None
+    if side is None:
+        return
+    image = torch.zeros(1, 3, side, side)
+    try:
+        _compute(_shapes(model, num_classes, instantiate), image)
+    except RuntimeError:  # perhaps for lack of values only
+        whole = dense_network(json.loads(model), num_classes, instantiate)[1]
+        try:
+            _compute(whole, image)
+        except RuntimeError as error:
+            raise bad_size(image, transform, error) from None
+
+
+def _compute(model: nn.Module, image: torch.Tensor) -> None:
+    parameter = next(model.parameters(), image)
+    with torch.inference_mode():
+        model.eval()(image.to(parameter.device))
+
+
+def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:
+    """Whether every layer can have the edges that it would get."""
+    check_options(config.init["fan"], config.graph["measures"], config.execution)
+    node, degree = graph_node(config), instantiate(config.degree)
+    graph: Graph = instantiate(node)
+    if isinstance(graph, Method):
+        chosen: Graph = _Unscored(graph.name)
+    else:
+        chosen = graph if is_dense(graph) else _once_a_size(graph, node, instantiate)
+    draw(
+        model,
+        chosen,
+        lambda network, _: degree(network, graph),
+        skip=config.model["skip"],
+        granularity=config.graph["granularity"],
+    )
+
+
+@dataclass(frozen=True)
+class _Unscored:
+    """Stands for a method that needs weights and images: it leaves the choice of edges open."""
+
+    name: str
+    images = 0
+    streams = ()
+
+    def draw(self, task: Task) -> tuple[dict[str, IntArray], dict[str, float]]:
+        """No edges."""
+        return {}, {}
+
+
+def _once_a_size(graph: GraphModel, node: Node, instantiate: Instantiate) -> GraphModel:
+    """A graph model that returns the same graph for layers of the same size, also of other runs."""
+    key = json.dumps(node, sort_keys=True)
+
+    def drawn(num_left: int, num_right: int, num_edges: int, rng: Any) -> IntArray:
+        return _drawn(key, instantiate, num_left, num_right, num_edges)
+
+    return update_wrapper(drawn, graph.func if isinstance(graph, partial) else graph)
+
+
+@lru_cache(maxsize=256)
+def _drawn(
+    node: str, instantiate: Instantiate, num_left: int, num_right: int, num_edges: int
+) -> IntArray:
+    graph: GraphModel = instantiate(json.loads(node))
+    return graph(num_left, num_right, num_edges, np.random.default_rng(0))
