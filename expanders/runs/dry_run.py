@@ -22,7 +22,7 @@ from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.graphs.edges import GraphModel, IntArray
 from expanders.graphs.simple import is_dense
-from expanders.runs import checkpoint, folders
+from expanders.runs import checkpoint, folders, resume
 from expanders.runs.build import bad_size, dense_network, graph_node, optimization
 from expanders.runs.folders import State
 from expanders.runs.predecessor import read_predecessor
@@ -53,13 +53,16 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
         folders.check_unchanged(folder, record)
     WandbSettings(**config.wandb).checked()
     choose_device(config.device)
+    source = instantiate(config.dataset["source"])
     if config.restart or folders.state(folder) == State.NEW:
         if config.start_from is not None:
-            read_predecessor(Path(config.start_from).expanduser(), record)
+            before = read_predecessor(Path(config.start_from).expanduser(), record)
+            if source.fingerprint is not None:
+                root = config.dataset.get("root")
+                resume.check_images(before.saved, source.fingerprint(), root)
         if config.checkpoint is not None:
             checkpoint.read(config.checkpoint)
-    num_classes = instantiate(config.dataset["source"]).num_classes
-    model = json.dumps(config.model, sort_keys=True), num_classes, instantiate
+    model = json.dumps(config.model, sort_keys=True), source.num_classes, instantiate
     _check_size(instantiate(config.dataset["transform"]), *model)
     _check_wiring(config, _shapes(*model), instantiate)
     optimization(config, _shapes(*model), instantiate)
