@@ -57,6 +57,7 @@ class RunRecord:
         summary: the numbers of its summary.json, by name; empty unless it finished.
         wiring: what its graph.json says; nothing before the run has wired its network.
         error: why it failed, in one line.
+        test_read_before: whether it went on with a run whose test accuracy was known.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class RunRecord:
     summary: Mapping[str, float]
     wiring: "Wiring"
     error: str = ""
+    test_read_before: bool = False
 
     @property
     def definition(self) -> Mapping[str, Any]:
@@ -208,6 +210,7 @@ def _record(folder: Path) -> RunRecord:
     state: State = "unfinished"
     error = ""
     summary: dict[str, float] = {}
+    known: Mapping[str, Any] = {}
     try:
         if os.path.lexists(folder / "summary.json"):
             known = checked_mapping(folder / "summary.json")
@@ -224,7 +227,8 @@ def _record(folder: Path) -> RunRecord:
             error = printable(str(mapping(folder / "failure.json").get("error", "")))
     except Unreadable as reason:
         state, summary, error = "failed", {}, str(reason)
-    return RunRecord(folder, config, streams, state, summary, wiring, error)
+    known_before = known.get(metrics.TEST_READ_BEFORE) is True
+    return RunRecord(folder, config, streams, state, summary, wiring, error, known_before)
 
 
 def _wiring(folder: Path) -> Wiring:

@@ -161,7 +161,9 @@ def runs(table: Table, anchors: Anchors, links: dict[str, tuple[str, str]]) -> T
             seconds = record.summary.get(metrics.SECONDS)
             remarks: list[str] = [record.state]
             remarks += ["not chosen"] if index >= len(cell.runs) else []
-            remarks += ["went on with another run"] if record.config.get("start_from") else []
+            if record.config.get("start_from"):
+                known = ", whose test accuracy was known" if record.test_read_before else ""
+                remarks.append(f"went on with another run{known}")
             rows.append(
                 [
                     Entry(("" if index else where,), kind="name", anchor="" if index else anchor),
