@@ -8,7 +8,7 @@ functions such as `os.system`), and it is used for every node alike.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,55 +57,32 @@ def prepare(
     """
     wandb = WandbSettings(**config.wandb).checked()
     device = devices.choose_device(config.device, turn)
+    how = training_settings(config, team)
+    memory = PeakMemory(device)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    how = Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
-    if how.batch_size < team.size:
-        remedy = f"must be at least the number of processes, {team.size}"
-        raise SettingError("batch_size", how.batch_size, remedy)
-    memory = PeakMemory(device)
     devices.set_arithmetic(how.precision, device)
     devices.keep_freed_memory()
 
-    run = folders.run_digest(record)
-    saved = resume.newest(folder, run, team)
-    start = config.start_from and Path(config.start_from).expanduser()
+    run_digest = folders.run_digest(record)
+    saved = resume.newest(folder, run_digest, team)
+    start = Path(config.start_from).expanduser() if config.start_from else None
     predecessor = read_predecessor(start, record) if start and saved is None else None
-    source = instantiate(config.dataset["source"])
     trained = predecessor.saved if predecessor else saved
-    began = dict(saved.began) if saved else {}
-    if source.fingerprint is not None:
-        began["images"] = team.from_writer(source.fingerprint)
-        if trained:
-            resume.check_images(trained, began["images"], config.dataset.get("root"))
-    if start and "facts" not in began:
-        began["facts"] = facts_of(start)
-    transform = instantiate(config.dataset["transform"])
-    data_seed = config.stream_seed("data")
-
-    @cache
-    def parts() -> tuple[data.Images, data.Images, data.Images]:
-        """Training, validation and test images; read when first needed."""
-        images, test = source.load()
-        fraction = config.dataset["val_fraction"]
-        return *data.split(images, fraction, stream(data_seed, "split")), test
-
-    def sample(count: int) -> LabelledImages:
-        """Training images for a wiring method, prepared as for evaluation."""
-        train = parts()[0]
-        if count > len(train):
-            remedy = f"there are {len(train)} training images; choose fewer"
-            raise SettingError("graph.images", count, remedy)
-        chosen = data.sample(train, max(count, 1), stream(data_seed, "wiring")).to(device)
-        pixels, labels = next(data.batches(chosen, len(chosen)))
-        return transform.eval(pixels), labels
+    images = RunImages(config, instantiate)
+    began = what_began(config, team, images.source, saved, trained)
 
     blueprint, model, wiring, report = network(
-        config, source.num_classes, team, instantiate, sample, trained
+        config,
+        images.source.num_classes,
+        team,
+        instantiate,
+        lambda count: images.sample(count, device),
+        trained,
     )
     optimizer, schedule = optimization(config, model, instantiate)
-    train, val, test = parts()
-    report = with_connectivity(report, model, transform, next(data.batches(train, 1))[0])
+    train, val, test = images.parts
+    report = with_connectivity(report, model, images.transform, next(data.batches(train, 1))[0])
     model.to(device)
     trainer = Trainer(
         model=model,
@@ -113,9 +90,9 @@ def prepare(
         schedule=schedule,
         train=train.to(device),
         val=val.to(device),
-        transform=transform,
+        transform=images.transform,
         settings=how,
-        seed=data_seed,
+        seed=images.seed,
         team=team,
         before=trained.arithmetic if trained else None,
     )
@@ -126,13 +103,72 @@ def prepare(
         trainer=trainer,
         test=test.to(device),
         wandb=wandb.named(identity.name, identity.cell, identity.words),
-        checkpoints=resume.Checkpoints(folder, blueprint, run, wiring, began, check),
+        checkpoints=resume.Checkpoints(folder, blueprint, run_digest, wiring, began, check),
         saved=saved,
         predecessor=predecessor,
         facts=began.get("facts", {}),
         checkpoint_minutes=config.checkpoint_minutes,
         memory=memory,
     )
+
+
+def training_settings(config: Config, team: Team) -> Settings:
+    """How to train; every process has an image of each batch."""
+    how = Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
+    if how.batch_size < team.size:
+        remedy = f"must be at least the number of processes, {team.size}"
+        raise SettingError("batch_size", how.batch_size, remedy)
+    return how
+
+
+class RunImages:
+    """The images of a run; they are read when they are first needed.
+
+    Attributes:
+        source: of the images.
+        transform: from stored pixels to inputs.
+        seed: of the split, of samples, and of all that training draws.
+    """
+
+    def __init__(self, config: Config, instantiate: Instantiate) -> None:
+        self.source: data.Source = instantiate(config.dataset["source"])
+        self.transform: Any = instantiate(config.dataset["transform"])
+        self.seed = config.stream_seed("data")
+        self._val_fraction = config.dataset["val_fraction"]
+
+    @cached_property
+    def parts(self) -> tuple[data.Images, data.Images, data.Images]:
+        """Training, validation and test images."""
+        images, test = self.source.load()
+        return *data.split(images, self._val_fraction, stream(self.seed, "split")), test
+
+    def sample(self, count: int, device: torch.device) -> LabelledImages:
+        """Training images for a wiring method, prepared as for evaluation."""
+        train = self.parts[0]
+        if count > len(train):
+            remedy = f"there are {len(train)} training images; choose fewer"
+            raise SettingError("graph.images", count, remedy)
+        chosen = data.sample(train, max(count, 1), stream(self.seed, "wiring")).to(device)
+        pixels, labels = next(data.batches(chosen, len(chosen)))
+        return self.transform.eval(pixels), labels
+
+
+def what_began(
+    config: Config, team: Team, source: data.Source, saved: Saved | None, trained: Saved | None
+) -> dict[str, Any]:
+    """What a run's checkpoints keep of its beginning; see `expanders.runs.resume.Checkpoints`.
+
+    Raises:
+        SettingError: if the training goes on with other images than it began with.
+    """
+    began = dict(saved.began) if saved else {}
+    if source.fingerprint is not None:
+        began["images"] = team.from_writer(source.fingerprint)
+        if trained:
+            resume.check_images(trained, began["images"], config.dataset.get("root"))
+    if config.start_from and "facts" not in began:
+        began["facts"] = facts_of(Path(config.start_from).expanduser())
+    return began
 
 
 def network(

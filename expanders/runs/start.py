@@ -3,7 +3,8 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from expanders.errors import SettingError
@@ -11,12 +12,10 @@ from expanders.runs import build, dry_run, folders
 from expanders.runs.computed import with_computed
 from expanders.runs.identity import Identity, identity_of, used_settings
 from expanders.runs.lock import LostLockError, locked
-from expanders.runs.run import Run
 from expanders.runs.settings import Config, Instantiate, Node, checked
 from expanders.runs.workers import end_with_parent
 from expanders.training import processes
 from expanders.training.device import choose_device
-from expanders.training.processes import Team
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +50,57 @@ def run(
     turn = turn if rank is None else rank
     team = processes.join(choose_device(config.device, turn))
 
-    def ready(check: Callable[[], None] = lambda: None) -> Run:
-        return build.prepare(config, identity, record, folder, turn, team, instantiate, check)
+    if not team.is_writer:
+        logging.disable(logging.WARNING)
+    parts = config, identity, record, folder, turn, team, instantiate
+    with ExitStack() as stack:
+        check_lock = _no_lock  # the other processes write nothing
 
-    if team.is_writer:
-        return _write(config, record, folder, team, ready)
-    logging.disable(logging.WARNING)
-    if not team.from_writer(lambda: False):
-        ready().follow()
-    return {}
+        def opened() -> Node | None:
+            nonlocal check_lock
+            done, check_lock = stack.enter_context(_folder(folder, record, config.restart))
+            return done
+
+        done = team.from_writer(opened)
+        if done is not None:
+            log.info("Finished before, in %s; restart=true trains again.", folder)
+            return done
+        if not team.is_writer:
+            build.prepare(*parts, check_lock).follow()
+            return {}
+        try:
+            return build.prepare(*parts, check_lock).execute()
+        except LostLockError:  # the folder is another's now
+            raise
+        except Exception as error:
+            folders.mark_failed(folder, error)
+            raise
+
+
+def _no_lock() -> None:
+    """There is none to check."""
+
+
+@contextmanager
+def _folder(
+    folder: Path, record: Node, restart: bool
+) -> Iterator[tuple[Node | None, Callable[[], None]]]:
+    """Keep all other processes from writing into a run's folder.
+
+    Yields:
+        The summary if the run is done, or None; and what raises if the folder is another's by now.
+    """
+    run = folders.run_digest(record)
+    if not restart and (done := folders.summary(folder, run)):
+        yield done, _no_lock  # nothing will be written, perhaps it cannot be
+        return
+    with locked(folder) as lock, folders.logging_to(folder):
+        if restart and not lock.requeued:
+            folders.clear(folder)
+        done = folders.summary(folder, run)
+        if done is None:
+            folders.begin(folder, record)
+        yield done, lock.check
 
 
 def check(plain: Node, choices: Mapping[str, str], folder: Path, instantiate: Instantiate) -> None:
@@ -89,40 +130,6 @@ def objective_of(summary: Node, name: str) -> float:
     if not isinstance(value, int | float):
         raise SettingError("objective", name, "the run's summary has no such number")
     return float(value)
-
-
-def _write(
-    config: Config,
-    record: Node,
-    folder: Path,
-    team: Team,
-    ready: Callable[[Callable[[], None]], Run],
-) -> Node:
-    """The part of the process that writes into the folder, which no other may meanwhile."""
-    run = folders.run_digest(record)
-    if not config.restart and (done := folders.summary(folder, run)):
-        return _finished_before(folder, done, team)
-    with locked(folder) as lock, folders.logging_to(folder):
-        if config.restart and not lock.requeued:
-            folders.clear(folder)
-        if done := folders.summary(folder, run):
-            return _finished_before(folder, done, team)
-        folders.begin(folder, record)
-        try:
-            team.from_writer(lambda: False)
-            return ready(lock.check).execute()
-        except LostLockError:  # the folder is another's now
-            raise
-        except Exception as error:
-            folders.mark_failed(folder, error)
-            raise
-
-
-def _finished_before(folder: Path, done: Node, team: Team) -> Node:
-    """Tell the user, and the other processes."""
-    log.info("Finished before, in %s; restart=true trains again.", folder)
-    team.from_writer(lambda: True)
-    return done
 
 
 def wait_to_be_killed(signum: int, frame: object) -> None:

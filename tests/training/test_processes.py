@@ -171,6 +171,15 @@ def test_two_processes_continue_together(tmp_path, common):
         torch.testing.assert_close(states[1][name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_what_stops_the_first_process_is_told_to_the_others(launch, tmp_path, common):
+    at = f"hydra.run.dir={tmp_path}/taken"
+    assert launch(*common, at).returncode == 0
+    result = torchrun(tmp_path, *common, "seed=7", at)
+    assert result.returncode != 0
+    assert "error: hydra.run.dir" in result.stderr
+    assert "error: the first process of the run failed: hydra.run.dir" in result.stderr
+
+
 def test_a_batch_has_an_image_for_every_process(tmp_path, common):
     result = torchrun(tmp_path, *common, "batch_size=2", processes=3)
     assert result.returncode != 0
