@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from expanders.errors import SettingError
 from expanders.report.run_records import DENSE, RunRecord
+from expanders.runs import folders
 from expanders.runs.computed import THIN
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
@@ -195,10 +196,7 @@ def _value(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves by dotted key; lists as text, so that everything can be a key."""
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings by dotted key; lists as text, so that everything can be a key."""
+    for key, value in folders.by_dotted_key(settings).items():
+        yield key, json.dumps(value) if isinstance(value, list) else value

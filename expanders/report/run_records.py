@@ -65,7 +65,7 @@ class RunRecord:
     streams: Streams
     state: State
     summary: Mapping[str, float]
-    wiring: "Wiring"
+    wiring: "GraphFile"
     error: str = ""
     test_read_before: bool = False
 
@@ -135,7 +135,7 @@ class RunRecord:
         return median(known) if known else None
 
 
-class Wiring(NamedTuple):
+class GraphFile(NamedTuple):
     """What the file graph.json of a run says.
 
     Attributes:
@@ -231,7 +231,7 @@ def _record(folder: Path) -> RunRecord:
     return RunRecord(folder, config, streams, state, summary, wiring, error, known_before)
 
 
-def _wiring(folder: Path) -> Wiring:
+def _wiring(folder: Path) -> GraphFile:
     """What graph.json says, and nothing where it cannot be read."""
     try:
         known = mapping(folder / "graph.json")
@@ -239,11 +239,11 @@ def _wiring(folder: Path) -> Wiring:
         layers = [(str(layer["name"]), number(layer["edges"]) or 0) for layer in wired]
         streams = tuple(str(name) for name in known["streams"])
     except (Unreadable, KeyError, TypeError, AttributeError):
-        return Wiring()
-    return Wiring(tuple((name, int(edges)) for name, edges in layers if edges > 0), streams)
+        return GraphFile()
+    return GraphFile(tuple((name, int(edges)) for name, edges in layers if edges > 0), streams)
 
 
-def _streams(config: Mapping[str, Any], wiring: Wiring) -> Streams:
+def _streams(config: Mapping[str, Any], wiring: GraphFile) -> Streams:
     """The seeds of a configuration that has all that the report needs."""
     choices = config.get("choices")
     if (

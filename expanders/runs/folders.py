@@ -192,7 +192,7 @@ def settings_of(folder: Path, setting: str) -> dict[str, Any]:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """What differs between the definitions in two runs' settings: `optimizer.lr 0.1 -> 0.2`."""
-    before, after = (_flat(each["definition"]) for each in (old, new))
+    before, after = (by_dotted_key(each["definition"]) for each in (old, new))
     return {
         key: f"{key} {before.get(key, 'default')} -> {after.get(key, 'default')}"
         for key in sorted({*before, *after})
@@ -218,11 +218,12 @@ def _has_results(folder: Path) -> bool:
     return any((folder / name).exists() for name in (*CHECKPOINTS, "summary.json"))
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def by_dotted_key(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as on the command line: `{"optimizer.lr": 0.1}`."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= by_dotted_key(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
