@@ -3,9 +3,8 @@
     python benchmarks/export.py                       # VGG16-bn by degree, random weights
     python benchmarks/export.py runs/NAME runs/NAME   # what runs have trained
 
-Every round runs each file of a network once, in turn; printed are medians, and the median ratio to
-`dense-onnx` of the same network in the same round. ONNX files run in onnxruntime, the C file is
-compiled by the system's compiler. Accuracy is that on the test images of the run.
+Every round runs each file of a network ten times in a row; printed are medians, and the median
+ratio to X by the system's compiler. Accuracy is that on the test images of the run.
 """
 
 import argparse

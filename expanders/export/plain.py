@@ -6,6 +6,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +114,7 @@ class _Gather(nn.Module):
 
 
 class GatheredLinear(nn.Module):
-    """A sparse linear layer as the 1x1 convolution of a single pixel."""
+    """A sparse linear layer: products with gathered inputs, summed over the slots of a 1x1 conv."""
 
     def __init__(self, layer: SparseLinear) -> None:
         super().__init__()
@@ -124,8 +125,17 @@ class GatheredLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x`, (..., num_left)."""
-        y: Tensor = self.conv(x.reshape(-1, x.shape[-1], 1, 1))
-        return y.reshape(*x.shape[:-1], -1)
+        y: Tensor | None = None
+        slots: list[Any] = [*self.conv.slots]
+        for gather, depthwise in reversed(slots):
+            z = x.index_select(-1, gather.channels) * depthwise.weight.flatten()
+            if depthwise.bias is not None:
+                z = z + depthwise.bias
+            y = z if y is None else z + F.pad(y, (0, z.shape[-1] - y.shape[-1]))
+        assert y is not None
+        if self.conv.dead.numel():
+            y = torch.cat([y, self.conv.dead.flatten().expand(*y.shape[:-1], -1)], -1)
+        return y if self.conv.is_sorted else y.index_select(-1, self.conv.place)
 
 
 def gathered(model: nn.Module, better: Callable[[SparseLayer], bool]) -> nn.Module:
