@@ -140,9 +140,14 @@ class _Pruning:
             if not np.isfinite(values[self.kept[name]]).all():
                 remedy = f"the scores of layer {name} are infinite or not numbers (round {number})"
                 raise SettingError("graph", self.method.name, f"{remedy}; check weights and images")
-        if not any(values[self.kept[name]].any() for name, values in scores.items()):
-            remedy = f"all scores are zero (round {number}): no gradient reaches the weights"
-            raise SettingError("graph", self.method.name, f"{remedy}; check weights and images")
+        if any(values[self.kept[name]].any() for name, values in scores.items()):
+            return
+        if number > 1:
+            remedy = f"after round {number - 1} no path through the network is left, and all scores"
+            remedy += " are zero; choose more rounds, or graph.floor=vertex"
+            raise SettingError("graph.rounds", self.method.rounds, remedy)
+        remedy = "all scores are zero: no gradient reaches the weights; check weights and images"
+        raise SettingError("graph", self.method.name, remedy)
 
     def _reserve(self, name: str, scores: FloatArray) -> BoolArray:
         """The edges of one layer that the floor keeps: the best ones of this round."""

@@ -316,7 +316,11 @@ CELL = (
     *("model=resnet32", "dataset=image_folder", "batch_size=4", "epochs=5"),
     *("num_threads=1", "wandb.mode=disabled"),
 )
-GRAPHS = "graph=rreg,xnet,random"
+SCORED = ("graph=snip", "graph.images=8", "graph.granularity=weight")
+GRAPHS = (
+    'hydra.sweeper.grids=[{graph: "rreg,magnitude"},'
+    "{graph: snip, graph.images: 8, graph.granularity: weight}]"
+)
 
 
 def test_a_read_only_folder_is_named(launch, tmp_path, few_images):
@@ -342,7 +346,7 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
     tmp_path, launch, few_images, undisturbed_sweep
 ):
     """SIGKILL in the middle of an epoch; meanwhile no other process may train there."""
-    command = (*CELL, f"dataset.root={few_images}", "checkpoint_minutes=0")
+    command = (*CELL, *SCORED, f"dataset.root={few_images}", "checkpoint_minutes=0")
     with started(tmp_path, *command) as process:
         wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), "the first epoch")
         (folder,) = (tmp_path / "runs").iterdir()

@@ -132,6 +132,8 @@ def common(few_images):
 
 
 def test_two_processes_train_what_one_trains(launch, tmp_path, common):
+    """With edges from weights and images, which both processes must have."""
+    common = (*common, "graph=snip", "graph.images=8")
     alone = launch(*common, f"hydra.run.dir={tmp_path}/alone")
     assert alone.returncode == 0, alone.stderr
     team = torchrun(tmp_path, *common, f"hydra.run.dir={tmp_path}/team")
@@ -144,6 +146,7 @@ def test_two_processes_train_what_one_trains(launch, tmp_path, common):
         torch.testing.assert_close(second["state"][name], value, rtol=1e-2, atol=1e-3)
     edges = [name for name in first["state"] if name.endswith("edges")]
     assert edges
+    assert all(torch.equal(first["state"][name], second["state"][name]) for name in edges)
     assert team.stdout.count("epoch 3/3") == 1, "one process speaks"
     assert len(list((tmp_path / "team").glob("wandb/offline-run-*"))) == 1, "and logs"
 

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -144,6 +145,19 @@ def test_what_cannot_work_is_one_line():
     with pytest.raises(SettingError, match="graph=snip: all scores are zero"):
         sparsify(model, METHODS["snip"], 2, images=(x, labels))
     assert not any(isinstance(module, SparseLayer) for module in model.modules())
+
+
+def test_rounds_that_cut_a_network_apart_are_one_line():
+    """Two rounds cut so much at once that no path is left for the second one to score."""
+    channels = (3, 16, 16, 16, 16, 16, 32, 32)
+    convs = [nn.Conv2d(left, right, 3, padding=1) for left, right in pairwise(channels)]
+    model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    initialize(model, 0)
+    cut = "graph.rounds=2: after round 1 no path .* choose more rounds, or graph.floor=vertex"
+    with pytest.raises(SettingError, match=cut):
+        draw(model, scored.synflow(rounds=2), 2, images=images(1, 8))
+    draw(model, scored.synflow(rounds=2, floor="vertex"), 2, images=images(1, 8))
+    draw(model, scored.synflow(rounds=20), 2, images=images(1, 8))
 
 
 def test_a_network_with_grouped_layers_keeps_its_budget():
