@@ -3,7 +3,7 @@
 import copy
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -174,7 +174,7 @@ ALL = {
     "magnitude": scored.magnitude(),
     "snip": scored.snip(images=10),
     "grasp": scored.grasp(images=10),
-    "synflow": scored.synflow(rounds=3),
+    "synflow": scored.synflow(rounds=10),
 }
 NETWORKS = {
     "vgg16bn": models.vgg16bn,
@@ -203,6 +203,38 @@ def test_every_network_keeps_the_budget(network):
 def test_every_method_keeps_the_budget(method, granularity):
     torch.manual_seed(0)
     assert kept_budget(models.resnet32(), ALL[method], granularity)
+
+
+NARROW = {  # the same layers with fewer channels
+    "vgg16bn": partial(models.vgg16bn, width=0.25),
+    "resnet18": partial(models.resnet18, width=0.25),
+    "resnet50": partial(models.resnet50, width=0.25),
+    "mobilenet_v2": partial(torchvision.models.mobilenet_v2, width_mult=0.25),
+}
+
+
+@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("network", NARROW)
+def test_every_method_keeps_the_budget_of_every_network(network, method):
+    """In both scopes, of kernels and of single weights."""
+    torch.manual_seed(0)
+    model = NARROW[network](num_classes=10)
+    wiring = draw(model, graphs.random, 3)
+    sizes = {name: model.get_submodule(name).weight[0, 0].numel() for name in wiring.edges}
+    budgets = {name: edges.shape[1] * sizes[name] for name, edges in wiring.edges.items()}
+    for granularity, scope in product(("kernel", "weight"), ("network", "layer")):
+        chosen = replace(ALL[method], scope=scope)
+        found = draw(model, chosen, 3, images=images(10), granularity=granularity)
+        carried = sizes if granularity == "kernel" else dict.fromkeys(sizes, 1)
+        kept = {name: edges.shape[1] * carried[name] for name, edges in found.edges.items()}
+        assert kept.keys() == budgets.keys()
+        assert min(kept.values()) > 0
+        if scope == "layer":
+            assert kept == budgets
+        else:
+            assert kept != budgets
+            short = sum(budgets.values()) - sum(kept.values())
+            assert 0 <= short < (9 if granularity == "kernel" else 1)
 
 
 def wired(model, *arguments, **options):
