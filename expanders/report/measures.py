@@ -95,6 +95,7 @@ GRAPHS = (
     Measure("disconnected layers", _named(metrics.DISCONNECTED_LAYERS)),
     Measure("dead outputs", _named(metrics.graph("dead_outputs")), _count),
     Measure("unused inputs", _named(metrics.graph("unused_inputs")), _count),
+    Measure("edges that only the floor keeps", _named(metrics.graph("floor_edges")), _count),
     EFFECTIVE,
     Measure("of live weights, %", _named(metrics.graph("effective_share"), 100)),
 )

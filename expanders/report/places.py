@@ -118,7 +118,7 @@ def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str
             continue
         if key in tuned:
             cut["tuned"][key] = value
-        elif key == "init.fan":  # of sparse layers; the dense twin is the same for all
+        elif key.startswith("init."):  # of sparse layers; the dense twin is the same for all
             if choices["graph"] not in (DENSE, THIN):
                 cut["graph"][key] = value
         elif group in ("model", "graph"):

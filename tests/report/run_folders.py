@@ -29,12 +29,14 @@ def write_run(
     lr: float = 0.05,
     streams: Sequence[str] = ("graph",),
     val: float | None = None,
+    redraw: bool = False,
 ) -> Path:
     """Write one run folder into `root` and return it.
 
     It finished if it has an `accuracy`, failed if it has a `failure`, and was cut off otherwise.
     `options` are the graph model's, `seeds` its pinned streams, `fan` the scale of first weights,
-    `streams` those that its edges depend on, `val` its accuracy on the validation images.
+    `streams` those that its edges depend on, `val` its accuracy on the validation images, `redraw`
+    whether the weights were drawn anew after the edges.
     """
     pinned = {"graph": None, "init": None, "data": None} | (seeds or {})
     words = "-".join(
@@ -42,7 +44,8 @@ def write_run(
     )
     degree_word = "" if graph == "dense" else f"-d{degree}"
     folder = (
-        root / f"{model}-{dataset}-{graph}{degree_word}-s{seed}-{budget}{epochs}{words}{fan}{lr}"
+        root
+        / f"{model}-{dataset}-{graph}{degree_word}-s{seed}-{budget}{epochs}{words}{fan}{redraw}{lr}"
     )
     folder.mkdir(parents=True)
     choices = {"model": model, "graph": graph, "dataset": dataset, "optimizer": "sgd"}
@@ -52,7 +55,7 @@ def write_run(
         "epochs": epochs,
         "seed": seed,
         "seeds": pinned,
-        "init": {"fan": fan},
+        "init": {"fan": fan, "redraw": redraw},
         "model": {"_target_": f"expanders.models.{model}", "skip": []},
         "graph": {"_target_": f"expanders.graphs.{graph}", "measures": "default"},
         "dataset": {"root": "/data", "val_fraction": 0.1},
@@ -72,6 +75,7 @@ def write_run(
         definition["degree"] = {} if degree == 3 else {"value": degree}
         definition["degree"] |= {} if budget == "equal" else {"budget": budget}
         definition["init"] = {} if fan == "dense" else {"fan": fan}
+        definition["init"] |= {"redraw": True} if redraw else {}
     config["definition"] = definition
     write_sealed(folder / "config.json", config)
     done = epochs if accuracy is not None else epochs // 2

@@ -149,6 +149,23 @@ def test_graph_seeds_that_no_edge_depends_on_make_copies_not_repetitions(tmp_pat
     assert found.difference.mean == pytest.approx(0.8025 - 0.9)
 
 
+def test_the_checks_of_scored_wirings_stand_beside_what_they_check(tmp_path):
+    write_run(tmp_path, "rreg")
+    for options in ({}, {"placement": "random"}):
+        write_run(tmp_path, "snip", streams=("init", "data"), options=options)
+    write_run(tmp_path, "snip", streams=("init", "data"), redraw=True)
+    write_run(tmp_path, "thin", streams=())
+    write_run(tmp_path, "dense")
+    assert [arm.label for arm in only(tmp_path).arms] == [
+        "rreg",
+        "snip init.redraw=false",
+        "snip init.redraw=false, placement=random",
+        "snip init.redraw=true",
+        "thin",
+        "dense twin",
+    ]
+
+
 def test_a_run_that_has_not_wired_yet_belongs_to_the_arm_of_its_namesakes(tmp_path):
     write_run(tmp_path, "magnitude", streams=("init",))
     folder = write_run(tmp_path, "magnitude", seed=1, accuracy=None, streams=("init",))
