@@ -254,6 +254,26 @@ def test_rounds_only_remove_and_end_at_the_budget():
     )
 
 
+def test_what_was_removed_does_not_return_whatever_its_score():
+    def revived(model, masks, batches):
+        """Magnitude, and much more for what is not there, as SNIP can give."""
+        found = scores.magnitude(model, masks, batches)
+        return {name: values + 1e6 * (1 - masks[name].detach()) for name, values in found.items()}
+
+    model = small()
+    once, twice = (draw(model, scored.Scored(revived, rounds=n), 2) for n in (1, 3))
+    assert all(np.array_equal(once.edges[name], twice.edges[name]) for name in once.edges)
+
+
+def test_all_images_are_looked_at_in_batches_that_count_by_their_size():
+    inputs, labels = images(scored.BATCH_SIZE + 5, 4)
+    batches = scored._batches((inputs, labels))
+    assert torch.equal(torch.cat([x for x, _, _ in batches]), inputs)
+    assert torch.equal(torch.cat([y for _, y, _ in batches]), labels)
+    assert [len(y) for _, y, _ in batches] == [53, 52]
+    assert [share for _, _, share in batches] == [53 / 105, 52 / 105]
+
+
 def test_one_shot_snip_cuts_a_deep_network_and_rounds_or_a_floor_do_not():
     torch.manual_seed(0)
     model = models.vgg16bn()
