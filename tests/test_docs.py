@@ -81,7 +81,7 @@ def test_commands_that_look_at_graphs(tmp_path, command):
 def test_commands_of_the_report(tmp_path, command):
     root = tmp_path / "runs" / "example"
     for seed, lr, fan in itertools.product(range(2), (0.05, 0.1), ("dense", "live")):
-        for graph in ("rreg", "xnet", "random"):
+        for graph in ("rreg", "xnet", "random", "blocks", "thin"):
             write_run(root, graph, seed=seed, lr=lr, fan=fan)
     for p in (0.0, 0.5, 1.0):
         gap = {"graph/normalised_gap_mean": p}
