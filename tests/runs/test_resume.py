@@ -333,6 +333,69 @@ def test_a_read_only_folder_is_named(launch, tmp_path, few_images):
     assert line.endswith(": Read-only file system; runs_dir=FOLDER chooses another place to write")
 
 
+ASKED_FOR = ("model=resnet20", "epochs=0", "wandb.mode=disabled", "dataset.source.num_images=50")
+
+
+def only_line(result):
+    """What a run says that could not begin."""
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_a_finished_run_can_be_asked_for_on_a_drive_that_cannot_be_written(launch_forked, tmp_path):
+    disk = tmp_path / "disk"
+    with tmpfs(disk, "size=40m"):
+        command = (*ASKED_FOR, f"runs_dir={disk / 'runs'}")
+        assert launch_forked(*command).returncode == 0
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for arguments, words in (
+            ((), "Finished before"),
+            (("dry_run=true",), "done "),
+            (("-m",), "1 cell: all done"),
+            (("-m", "seed=0,1", "dry_run=true"), "2 cells: 1 to do, 1 done"),
+        ):
+            result = launch_forked(*arguments, *command)
+            assert (result.returncode, result.stderr) == (0, "")
+            assert words in result.stdout
+        for arguments in (("restart=true",), ("seed=1",)):
+            line = only_line(launch_forked(*command, *arguments))
+            assert line.startswith(f"error: {disk}/runs/resnet20-")
+            assert "Read-only file system; runs_dir=FOLDER" in line
+
+
+def test_a_log_that_cannot_be_written_is_named(launch_forked, tmp_path):
+    assert launch_forked(*ASKED_FOR).returncode == 0
+    (written,) = tmp_path.glob("runs/*/run.log")
+    with read_only(written):
+        assert "Finished before" in launch_forked(*ASKED_FOR).stdout
+        assert "done " in launch_forked(*ASKED_FOR, "dry_run=true").stdout
+        line = only_line(launch_forked(*ASKED_FOR, "restart=true"))
+    assert line.startswith(f"error: {written}: ")
+    assert (written.parent / "summary.json").exists(), "it is not removed before the log is there"
+
+
+@contextmanager
+def read_only(file):
+    """A file that nobody can write, not even root; or a skipped test, where that is impossible."""
+    for options in (("--bind", file, file), ("-o", "remount,bind,ro", file)):
+        mounted = subprocess.run(["mount", *map(str, options)], capture_output=True, check=False)
+        if mounted.returncode:
+            pytest.skip("files cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(file)], check=True)
+
+
+@pytest.mark.parametrize("inodes", [2, 3, 5, 7])
+def test_a_drive_without_an_inode_left_is_named(launch_forked, tmp_path, inodes):
+    with tmpfs(tmp_path / "disk", f"size=40m,nr_inodes={inodes}"):
+        line = only_line(launch_forked(*ASKED_FOR, f"runs_dir={tmp_path / 'disk'}"))
+    assert line.startswith(f"error: {tmp_path}/disk/resnet20-")
+    assert "No space left on device" in line
+
+
 @pytest.fixture(scope="module")
 def undisturbed_sweep(tmp_path_factory, few_images):
     """The outcomes of a sweep that nothing happened to, one cell after the other."""
