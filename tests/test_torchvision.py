@@ -7,7 +7,7 @@ from torchvision import models as zoo
 
 import expanders
 from expanders import models, sparsify
-from expanders.export import network
+from expanders.export import network, writing
 from expanders.runs.checkpoint import Blueprint
 
 FAMILIES = {  # the narrowest of each, with the side of an image, as small as it takes them
@@ -65,5 +65,5 @@ def test_from_its_name_to_a_file_with_the_same_outputs(family, tmp_path):
         expected = model.eval()(images)
         assert torch.equal(expanders.load(path)(images), expected)
     trained = network.read(path, side)
-    written = network.write(trained, TRACED.get(family, "dense-torch"), tmp_path / "network")
+    written = writing.write(trained, TRACED.get(family, "dense-torch"), tmp_path / "network")
     assert 0 <= written.difference <= 1e-4 * written.largest

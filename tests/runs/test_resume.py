@@ -92,7 +92,7 @@ def run_in(
         seed=seed,
         before=trained.arithmetic if trained else None,
     )
-    checkpoints = resume.Checkpoints(folder, blueprint, identity, wiring, check)
+    checkpoints = resume.Checkpoints(folder, blueprint, identity, wiring, check=check)
     return Run(
         folder, settings, report, trainer, images, wandb, checkpoints,
         saved=saved, predecessor=predecessor, checkpoint_minutes=minutes,
