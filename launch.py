@@ -24,7 +24,7 @@ from expanders.errors import DivergedError, SettingError, TeamError
 from expanders.runs import folders
 from expanders.runs.settings import Node
 from expanders.training import metrics
-from hydra_plugins.expanders_sweeper.naming import instantiate, resolved
+from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, with_recipe
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def main() -> None:
     """The command line. Errors that a user can mend are one line; HYDRA_FULL_ERROR=1 shows all."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = [degree_as_value(argument) for argument in sys.argv[1:]]
+        sys.argv[1:] = with_recipe(map(degree_as_value, sys.argv[1:]))
         task()
     except KeyboardInterrupt:
         remedy = "the same command continues after the last checkpoint, unless it says restart=true"

@@ -25,7 +25,7 @@ from expanders.runs.identity import Identity, identity_of, used_settings
 from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
 from expanders.wiring.degrees import LayerShape, NetworkShape
-from hydra_plugins.expanders_sweeper.naming import resolved, run_name
+from hydra_plugins.expanders_sweeper.naming import resolved, run_name, with_recipe
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
@@ -55,9 +55,13 @@ def test_all_files_are_in_known_groups():
     assert groups == {*GROUPS, "config.yaml", "recipe", "hydra"}
 
 
+def named(option: str) -> list[str]:
+    return [f"model={option}", *["model.name=squeezenet1_1"] * (option == "torchvision")]
+
+
 @pytest.mark.parametrize("option", options("model"))
 def test_models_build_and_their_skipped_layers_exist(option):
-    node = checked(f"model={option}").model
+    node = checked(*named(option)).model
     model = built({**node, "num_classes": 7})
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
     for name in node["skip"] or ():
@@ -175,6 +179,23 @@ def test_every_recipe_is_of_a_pair_that_exists():
         assert model in options("model")
         assert dataset in options("dataset")
         assert checked(f"model={model}", f"dataset={dataset}").batch_size > 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "recipe"),
+    [
+        (["model=torchvision", "model.name=vit_b_16"], "vit_b_16_${dataset}"),
+        (["+model.name=vit_b_16"], "vit_b_16_${dataset}"),
+        (["model.name=vit_b_16", "recipe=mine"], "mine"),
+        (["model.name=vit_b_16", "~recipe"], None),
+        (["model.name=vit_b_16,vgg11"], None),
+        (["model=resnet18"], None),
+    ],
+)
+def test_a_network_with_a_name_has_the_recipe_of_that_name(typed, recipe):
+    added = set(with_recipe(typed)) - set(typed)
+    assert added <= {f"recipe={recipe}"}
+    assert (f"recipe={recipe}" in with_recipe(typed)) == (recipe is not None)
 
 
 def test_an_override_wins_over_a_recipe():
@@ -367,7 +388,8 @@ def test_defaults_of_a_groups_options_are_those_of_its_function(group):
     for option in options(group):
         if (group, option) in {("dataset", "image_folder")}:
             continue
-        node = checked(f"{group}={option}").__dict__[group]
+        chosen = named(option) if group == "model" else [f"{group}={option}"]
+        node = checked(*chosen).__dict__[group]
         nodes = [node["source"]] if group == "dataset" else [node]
         for each in nodes:
             defaults = settings.default_values(settings.function_of(each, group))

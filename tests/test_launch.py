@@ -429,7 +429,7 @@ def test_thin_networks_are_named_and_built_by_their_width(launch, tmp_path):
     (other,) = (tmp_path / "runs").glob("*rreg*")
     live = json.loads((other / "summary.json").read_text())["params/live"]
     assert summary["params/live"] == pytest.approx(live, rel=0.02)
-    refused = launch("graph=thin", "model=torchvision", "epochs=0")
+    refused = launch("graph=thin", "model=torchvision", "model.name=vgg11", "epochs=0")
     assert "graph=thin: this model has no width to make thin" in refused.stderr
 
 

@@ -1,5 +1,8 @@
 """One network of each of torchvision's families goes all the way, from its name to a file."""
 
+import csv
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +11,9 @@ from torchvision import models as zoo
 import expanders
 from expanders import models, sparsify
 from expanders.export import network, writing
+from expanders.report.__main__ import write
 from expanders.runs.checkpoint import Blueprint
+from tests.runs.test_tracking import of_type, records
 
 FAMILIES = {  # the narrowest of each, with the side of an image, as small as it takes them
     "alexnet": ("alexnet", 64),
@@ -67,3 +72,38 @@ def test_from_its_name_to_a_file_with_the_same_outputs(family, tmp_path):
     trained = network.read(path, side)
     written = writing.write(trained, TRACED.get(family, "dense-torch"), tmp_path / "network")
     assert 0 <= written.difference <= 1e-4 * written.largest
+
+
+def test_a_network_goes_by_its_own_name_everywhere(launch, tmp_path, few_images):
+    recipe = tmp_path / "conf" / "recipe" / "squeezenet1_1_image_folder.yaml"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("# @package _global_\nbatch_size: 3\nrecipe: {lr: 0.0005}\n")
+    own = ("-cd", str(tmp_path / "conf"), "dataset=image_folder", f"dataset.root={few_images}")
+    common = (*own, "wandb.mode=offline", "epochs=1", "model=torchvision")
+    names = ("squeezenet1_1", "mnasnet0_5")
+    result = launch("-m", *common, f"model.name={','.join(names)}")
+    assert result.returncode == 0, result.stderr
+    folders = sorted((tmp_path / "runs").glob("*-images-*"))
+    assert len(folders) == 2
+    for folder in folders:
+        name = folder.name.partition("-")[0]
+        config = json.loads((folder / "config.json").read_text())
+        expected = (3, 0.0005) if name == names[0] else (128, 0.05)
+        assert (config["batch_size"], config["optimizer"]["lr"]) == expected
+        logged = of_type(records(folder), "run")[0]
+        choices = logged["config"]["update"]["choices"]
+        assert (choices["model"], choices["dataset"]) == (name, "images")
+        assert logged["display_name"] == folder.name
+        assert {name, "images"} <= set(logged["tags"])
+        trained = network.read(folder)
+        assert (trained.name, trained.metadata()["model"]) == (name, name)
+    again = launch(*common, f"model.name={names[0]}", "dry_run=true")
+    assert again.stdout.startswith("done"), again.stderr
+    write(tmp_path / "runs", tmp_path / "report")
+    runs, cells = (
+        list(csv.DictReader((tmp_path / "report" / f"{name}.csv").read_text().splitlines()))
+        for name in ("runs", "cells")
+    )
+    assert {row["model"] for row in runs} == set(names)
+    assert {row["table"] for row in cells} == {f"{name} on images" for name in names}
+    assert "torchvision" not in (tmp_path / "report" / "report.md").read_text()

@@ -49,7 +49,7 @@ class Trained:
         """What the network is called."""
         if self.blueprint is None:
             return type(self.network).__name__
-        return self.blueprint.target.rpartition(".")[2]
+        return self.blueprint.name
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str
     cut: dict[str, dict[str, Any]] = defaultdict(dict)
     for key, value in settings.items():
         group, _, rest = key.partition(".")
-        if _IGNORED.match(key):
+        if _IGNORED.match(key) or (rest == "name" and choices.get(group) == value):
             continue
         if key in tuned:
             cut["tuned"][key] = value

@@ -22,6 +22,7 @@ from expanders.report.json_files import (
 )
 from expanders.runs import folders
 from expanders.runs.computed import THIN
+from expanders.runs.identity import named_choices
 from expanders.training import metrics
 
 DENSE = "dense"  # the graph of unpruned networks; that of `THIN` ones is dense too
@@ -77,9 +78,8 @@ class RunRecord:
 
     @property
     def choices(self) -> Mapping[str, str]:
-        """The named choices: model, graph, dataset and others."""
-        choices: Mapping[str, str] = self.config["choices"]
-        return choices
+        """The choices: model, graph, dataset and others; a model or data set by its own name."""
+        return named_choices(self.config["choices"], self.definition)
 
     @property
     def accuracy(self) -> float:
@@ -253,9 +253,11 @@ def _streams(config: Mapping[str, Any], wiring: GraphFile) -> Streams:
     ):
         words = ", ".join(_GROUPS)
         raise Unreadable(f"config.json is not that of a run: no choices of {words} by name")
-    if not isinstance(config.get("definition"), dict):
+    definition = config.get("definition")
+    if not isinstance(definition, dict):
         raise Unreadable("config.json is not that of a run: it has no definition")
-    if not all(isinstance(config.get(name, {}), dict) for name in (*_GROUPS, "degree")):
+    groups = [c.get(name, {}) for c in (config, definition) for name in (*_GROUPS, "degree")]
+    if not all(isinstance(group, dict) for group in groups):
         raise Unreadable("config.json is not that of a run: a group is not a mapping")
     pinned = config.get("seeds")
     own = pinned if isinstance(pinned, dict) else {}

@@ -98,7 +98,7 @@ def prepare(
     )
     return Run(
         folder=folder,
-        config=record,
+        config=record | {"choices": identity.choices},
         report=report,
         trainer=trainer,
         test=test.to(device),

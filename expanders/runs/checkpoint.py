@@ -42,6 +42,12 @@ class Blueprint:
     target: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What the network is called: its name, if it has one, or else that of its function."""
+        name = self.arguments.get("name")
+        return name if name and isinstance(name, str) else self.target.rpartition(".")[2]
+
     def build(self) -> nn.Module:
         """The dense network, initialized by its own function."""
         model = resolve_name(self.target)(**self.arguments)

@@ -53,6 +53,11 @@ class Identity:
     words: tuple[str, ...]
 
     @property
+    def choices(self) -> dict[str, str]:
+        """The chosen option of every group; a model or data set that has a name is called by it."""
+        return named_choices(self.definition["choices"], self.definition)
+
+    @property
     def name(self) -> str:
         """Of the run's folder, and of the run on W&B: the words, the seeds, and a digest.
 
@@ -91,6 +96,15 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
     named = {name: choices[name] for name in GROUPS if name not in left_out}
     kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in left_out}
     return {"choices": named} | kept
+
+
+def named_choices(choices: Mapping[str, str], definition: Mapping[str, Any]) -> dict[str, str]:
+    """The choices of a run; a model or data set that has a name is called by it.
+
+    So every network of `model=torchvision` goes by its own name, and every folder of images.
+    """
+    names = {group: definition.get(group, {}).get("name") for group in ("model", "dataset")}
+    return {**choices, **{k: name for k, name in names.items() if name and isinstance(name, str)}}
 
 
 def identity_of(used: Node) -> Identity:
@@ -168,11 +182,10 @@ def _plain(value: Any) -> Any:
 
 
 def _words(used: Node, definition: Node) -> tuple[str, ...]:
-    """The choices in short; a model or data set that has a name is called by it."""
-    choices = definition["choices"]
+    """The choices in short."""
+    choices = named_choices(definition["choices"], definition)
     changed = {name: dict(definition.get(name, {})) for name in (*choices, "degree")}
-    named = [changed[name].get("name") or choices[name] for name in ("model", "dataset")]
-    words = [*named, choices["graph"], *_options(changed["graph"])]
+    words = [choices["model"], choices["dataset"], choices["graph"], *_options(changed["graph"])]
     if choices.get("degree") == "constant":
         options = default_values(function_of(used["degree"], "degree")) | used["degree"]
         words.append(f"d{options['value']}")

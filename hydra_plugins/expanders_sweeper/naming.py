@@ -1,5 +1,6 @@
 """From Hydra's configurations to plain settings, objects, and the name `${run_name:}` of a run."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import hydra
@@ -36,6 +37,22 @@ def resolved(cfg: DictConfig) -> Node:
         for key in cfg
         if key != "hydra"
     }
+
+
+def with_recipe(overrides: Iterable[str]) -> list[str]:
+    """The overrides of a run, and the recipe of the network that `model.name` names, if one is.
+
+    `model.name=mobilenet_v2` then has the recipe mobilenet_v2_cifar10 where there is one. Without
+    this, all networks of `model=torchvision` would share one: Hydra chooses files by the names of
+    other files, not by values in them.
+    """
+    overrides = list(overrides)
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    name = overrides[keys.index("model.name")].partition("=")[2] if "model.name" in keys else ""
+    if "recipe" in keys or not name.isidentifier():  # several names: of a sweep, whose cells come
+        return overrides
+    overrides.insert(keys.index("model.name"), f"recipe={name}_${{dataset}}")
+    return overrides
 
 
 def run_name(*, _root_: DictConfig) -> str:

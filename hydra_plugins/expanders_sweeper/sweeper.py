@@ -19,7 +19,7 @@ from expanders.errors import SettingError
 from expanders.runs import folders
 from expanders.runs.folders import State
 from expanders.runs.lock import owner
-from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, run_name
+from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, run_name, with_recipe
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ class GridSweeper(BasicSweeper):
         for grid in self.grids:
             axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
             overrides = parser.parse_overrides([*axes, *arguments])
-            for chosen in self.split_arguments(overrides, None)[0]:
-                cfg = loader.load_sweep_config(self.config, list(chosen))
+            for chosen in map(with_recipe, self.split_arguments(overrides, None)[0]):
+                cfg = loader.load_sweep_config(self.config, chosen)
                 OmegaConf.update(cfg, "hydra.job.num", len(cells), force_add=True)
                 folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
                 dry_run, restart = bool(cfg.dry_run), bool(cfg.restart)
