@@ -43,6 +43,7 @@ _SHOW_EVERYTHING = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
 _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_key: \S+.*)?$"
 # Of `model=null` and alike; Hydra has no exception of its own for it.
 _NO_OPTION = "Config group override must be a string or a list."
+_NO_KEY = "Could not override"
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
@@ -131,6 +132,8 @@ def one_line(error: BaseException) -> str:
         text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
+    elif text.startswith(_NO_KEY):  # one + would fail in those cells of a sweep that have the key
+        text = text.replace(" use +", " use ++")
     elif text.startswith(_NO_OPTION):
         text = "a group takes the name of one of its options, no number and no null: see --help"
     elif in_a_name := re.match(_IN_A_NAME, text):

@@ -239,6 +239,7 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["seeds=null"], ["seeds=null", "must be a group of settings"]),
         (["optimizer.weight_decay=-1"], ["Invalid weight_decay"]),
         (["graph=rewired", "graph.p=3"], ["p=3", "between 0 and 1"]),
+        (["graph=thin", "degree.value=abc", "hydra.run.dir=x"], ["degree.value=abc", "a number"]),
         (["graph=snip", "degree=0"], ["degree.value=0", "at least 1"]),
         (["start_from=nowhere"], ["start_from=nowhere", "not the folder of a run"]),
         (["wandb.mode=online"], ["wandb.mode=online", "needs a login"]),

@@ -1,6 +1,5 @@
 """The network to export, and what is known of it: from a run's folder or a .pt file."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,7 +128,7 @@ def read(
     transform = dataset = None
     config = path.with_name("config.json")
     if config.exists():
-        settings = json.loads(config.read_text())
+        settings = folders.settings_of(path.parent, "run")
         node = settings["dataset"]["transform"]
         if node["_target_"] == "expanders.data.Transform":
             transform = Transform(**{k: v for k, v in node.items() if k != "_target_"})

@@ -14,7 +14,7 @@ from typing import Any
 
 from expanders.files import digest
 from expanders.graphs.simple import is_dense
-from expanders.runs.computed import THIN
+from expanders.runs.computed import THIN, with_computed
 from expanders.runs.folders import settings_of
 from expanders.runs.settings import (
     DIRECTIVES,
@@ -22,7 +22,9 @@ from expanders.runs.settings import (
     OPTIONAL,
     Config,
     Init,
+    Instantiate,
     Node,
+    checked,
     completed,
     default_values,
     function_of,
@@ -76,6 +78,26 @@ class Identity:
     @property
     def _label(self) -> str:
         return "-".join(re.sub(r"[^\w.+-]+", "_", word) for word in self.words)[:_LONGEST]
+
+
+def described(
+    settings: Node, choices: Mapping[str, str], instantiate: Instantiate
+) -> tuple[Config, Identity, Node]:
+    """The checked settings of a run, what defines it, and what its config.json says.
+
+    Args:
+        settings: all settings, resolved, in plain containers.
+        choices: the chosen option of every group.
+        instantiate: builds what a node describes.
+
+    Raises:
+        SettingError: with the first setting that does not fit, before anything is computed.
+    """
+    checked(settings)
+    settings = with_computed(settings, choices, instantiate)
+    used = used_settings(settings, choices)
+    identity = identity_of(used)
+    return checked(settings), identity, used | {"definition": identity.definition}
 
 
 def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from expanders.errors import SettingError
 from expanders.runs import build, dry_run, folders
-from expanders.runs.computed import with_computed
-from expanders.runs.identity import Identity, identity_of, used_settings
+from expanders.runs.identity import described
 from expanders.runs.lock import LostLockError, locked
-from expanders.runs.settings import Config, Instantiate, Node, checked
+from expanders.runs.settings import Instantiate, Node
 from expanders.runs.workers import end_with_parent
 from expanders.training import processes
 from expanders.training.device import choose_device
@@ -39,7 +38,7 @@ def run(
         turn: the run's number in a sweep.
     """
     end_with_parent()
-    config, identity, record = _described(plain, choices, instantiate)
+    config, identity, record = described(plain, choices, instantiate)
     if config.dry_run:
         dry_run.check(config, record, folder, instantiate)
         log.info("%-9s  %s", folders.state(folder), folder)
@@ -105,19 +104,8 @@ def _folder(
 
 def check(plain: Node, choices: Mapping[str, str], folder: Path, instantiate: Instantiate) -> None:
     """Raise the error that would end this run before its first step, if there is one; see `run`."""
-    config, _, record = _described(plain, choices, instantiate)
+    config, _, record = described(plain, choices, instantiate)
     dry_run.check(config, record, folder, instantiate)
-
-
-def _described(
-    plain: Node, choices: Mapping[str, str], instantiate: Instantiate
-) -> tuple[Config, Identity, Node]:
-    """The checked settings of a run, what defines it, and what its config.json says."""
-    plain = with_computed(plain, choices, instantiate)
-    config = checked(plain)
-    used = used_settings(plain, choices)
-    identity = identity_of(used)
-    return config, identity, used | {"definition": identity.definition}
 
 
 def objective_of(summary: Node, name: str) -> float:

@@ -8,9 +8,8 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from expanders.errors import SettingError
-from expanders.runs.computed import with_computed
-from expanders.runs.identity import identity_of, used_settings
-from expanders.runs.settings import Node, checked
+from expanders.runs.identity import described
+from expanders.runs.settings import Node
 
 
 def instantiate(node: Node) -> Any:
@@ -57,10 +56,8 @@ def with_recipe(overrides: Iterable[str]) -> list[str]:
 
 def run_name(*, _root_: DictConfig) -> str:
     """The name of the folder of the run that a configuration describes, which is checked first."""
-    choices = _root_.hydra.runtime.choices
-    settings = resolved(_root_)
-    checked(settings)
-    return identity_of(used_settings(with_computed(settings, choices, instantiate), choices)).name
+    _, identity, _ = described(resolved(_root_), _root_.hydra.runtime.choices, instantiate)
+    return identity.name
 
 
 def register_resolver() -> None:

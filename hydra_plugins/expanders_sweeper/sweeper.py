@@ -23,6 +23,8 @@ from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, run_na
 
 log = logging.getLogger(__name__)
 
+_UNTOLD = ("dry_run", "runs_dir")  # in the list of cells, whose folders tell them
+
 
 class SweepError(HydraException):
     """The sweep cannot start, or some of its cells did not end well."""
@@ -40,6 +42,10 @@ class Cell:
     def state(self) -> State:
         """Where the run stands now."""
         return folders.state(self.folder)
+
+    def own(self, shared: Container[str]) -> str:
+        """The overrides that not all cells share, as on the command line."""
+        return " ".join(each for each in self.overrides if each not in shared)
 
 
 class GridSweeper(BasicSweeper):
@@ -131,10 +137,13 @@ class GridSweeper(BasicSweeper):
 
     @staticmethod
     def _announce(cells: Sequence[Cell]) -> None:
-        """List the cells with their states, and count them."""
+        """List the cells with their states, and count them; what all share is said once."""
         states = Counter(cell.state for cell in cells)
+        shared = _shared(cells)
+        if told := [each for each in shared if each.partition("=")[0] not in _UNTOLD]:
+            log.info("all cells:  %s", " ".join(told))
         for cell in cells:
-            log.info("%-9s  %s  %s", cell.state, cell.folder, " ".join(cell.overrides))
+            log.info("%-9s  %s  %s", cell.state, cell.folder, cell.own(shared))
         counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
         log.info("%s: %s", _counted(cells), counts)
 
@@ -142,8 +151,9 @@ class GridSweeper(BasicSweeper):
     def _conclude_dry_run(cells: Sequence[Cell]) -> None:
         """List the cells that would fail, with the reasons."""
         failing = [cell for cell in cells if cell.problem]
+        shared = _shared(cells)
         for cell in failing:
-            log.error("%s  %s: %s", cell.folder, " ".join(cell.overrides), cell.problem)
+            log.error("%s  %s: %s", cell.folder, cell.own(shared), cell.problem)
         if failing:
             raise SweepError(f"{len(failing)} of {_counted(cells)} would fail")
 
@@ -162,6 +172,11 @@ class GridSweeper(BasicSweeper):
             remedy = f"the same command{', without restart=true,' * restart} tries them again"
             raise SweepError(f"{len(left)} of {_counted(cells)} are not done; {remedy}")
         log.info("%s: all done", _counted(cells))
+
+
+def _shared(cells: Sequence[Cell]) -> list[str]:
+    """The overrides that all cells have, in their order."""
+    return [o for o in cells[0].overrides if all(o in cell.overrides for cell in cells)]
 
 
 def _check_no_axis_is_lost(overrides: Sequence[Override]) -> None:

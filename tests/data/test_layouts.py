@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from expanders.data import cifar10, image_folder, sources, tinyimagenet
+from expanders.data import cifar10, files, image_folder, sources, tinyimagenet
 from expanders.errors import SettingError
 from tests.data.image_files import NOWHERE, jpeg, loaded, refusal, write
 
@@ -117,6 +117,14 @@ def test_tinyimagenet_bad_member_of_a_zip(tmp_path, tiny):
     content = tiny[name]
     path.write_bytes(path.read_bytes().replace(content, content[:-20] + bytes(20)))
     assert f"{path / name} (Bad CRC" in refusal(tinyimagenet(tmp_path).load)
+
+
+def test_tinyimagenet_of_a_zip_that_unpacks_to_more_than_the_memory(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(files, "MAX_FILE_BYTES", 1 << 20)
+    name = "val/images/val_9.JPEG"
+    path = tiny_zip(tmp_path, tiny | {name: bytes(1 << 21)})
+    message = refusal(tinyimagenet(tmp_path).load)
+    assert f"{path / name} is not a readable image (2,097,152 bytes, more than" in message
 
 
 # ---- folders of images

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import pytest
@@ -6,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from expanders import data, graphs
+from expanders.files import write_sealed
 from expanders.runs import checkpoint, folders
 from expanders.runs.checkpoint import Blueprint
 from expanders.seeds import stream
@@ -54,8 +54,7 @@ def make_run(folder, network, blueprint, source=DIGITS):
     checkpoint.save(folder / "best.pt", network, blueprint)
     transform = {"_target_": "expanders.data.Transform", **TRANSFORM}
     dataset = {"val_fraction": 0.1, "transform": transform, "source": source}
-    (folder / "config.json").write_text(
-        json.dumps({"dataset": dataset, "seed": 0, "seeds": {"data": None}})
-    )
+    config = {"dataset": dataset, "seed": 0, "seeds": {"data": None}}
+    write_sealed(folder / "config.json", config)
     folders.write_summary(folder, {}, "")
     return folder

@@ -1,6 +1,5 @@
 """The command: what it prints of a file, networks of other packages, and what it refuses."""
 
-import json
 import re
 
 import onnxruntime
@@ -14,6 +13,7 @@ from expanders.export import __main__ as command
 from expanders.export import comparison, writing
 from expanders.export.c.compiled import compiler
 from expanders.export.measure import Measured
+from expanders.files import read_sealed, write_sealed
 from expanders.runs.checkpoint import Blueprint
 from tests.export import own
 from tests.export.conftest import OWN, TRANSFORM, make_run
@@ -146,6 +146,11 @@ def test_bad_input_is_refused_in_one_line(own_run, tmp_path, monkeypatch, capsys
     )
     assert "size=0: give the side length" in refusal(capsys, own_run, *MODEL, "--size", "0")
     assert "images=-1: must be 0 or more" in refusal(capsys, own_run, "--images", -1)
+    config = own_run / "config.json"
+    whole = config.read_bytes()
+    for damaged in (b"", b"[]", b"{}", whole.replace(b'"seed": 0', b'"seed": 1'), whole[:-9]):
+        config.write_bytes(damaged)
+        assert "has a damaged config.json" in refusal(capsys, own_run, *MODEL)
     (own_run / "summary.json").rename(own_run / "last.pt")
     assert "not finished (to resume)" in refusal(capsys, own_run)
     (own_run / "config.json").unlink()
@@ -202,12 +207,12 @@ def test_eight_bits_without_images_to_calibrate_with_are_refused(own_run, tmp_pa
     assert "dtype=int8: is for the format onnx, not for c" in message
     message = refusal(capsys, own_run, *int8, "--size", 33)  # the run's have 32 pixels
     assert "dtype=int8: is calibrated on training images, and none are known" in message
-    config = json.loads((own_run / "config.json").read_text())
+    config = read_sealed(own_run / "config.json")
     config["dataset"]["source"] = {
         "_target_": "expanders.data.image_folder",
         "root": str(tmp_path / "gone"),
     }
-    (own_run / "config.json").write_text(json.dumps(config))
+    write_sealed(own_run / "config.json", config)
     assert str(tmp_path / "gone") in refusal(capsys, own_run, *int8)
     (own_run / "config.json").unlink()
     message = refusal(capsys, own_run / "best.pt", *int8, "--size", 32)

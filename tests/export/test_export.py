@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from functools import cache
@@ -16,6 +15,7 @@ from expanders.export import __main__ as command
 from expanders.export import formats, plain
 from expanders.export.network import Trained, read
 from expanders.export.writing import encode, write
+from expanders.files import write_sealed
 from expanders.runs import checkpoint, folders
 from expanders.runs.checkpoint import Blueprint
 from expanders.seeds import stream
@@ -58,7 +58,7 @@ def run_folder(tmp_path):
     transform = {"_target_": "expanders.data.Transform", **TRANSFORM}
     dataset = {"val_fraction": 0.1, "transform": transform, "source": DIGITS}
     config = {"dataset": dataset, "seed": 0, "seeds": {"data": None}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    write_sealed(tmp_path / "config.json", config)
     folders.write_summary(tmp_path, {}, "")
     return tmp_path
 

@@ -48,6 +48,26 @@ def test_a_dry_run_lists_the_cells_and_starts_none(launch, tmp_path, few_images,
     assert not list(tmp_path.glob("runs/*/*"))
 
 
+def test_the_folder_of_the_data_may_be_named(launch_forked, tmp_path, few_images):
+    """Also in a sweep over several data sets."""
+    for name in SWEEPS.keys() - {"smoke", "arena_smoke"}:  # of digits
+        root = few_images if name.startswith("study") else tmp_path / "data"
+        result = sweep(launch_forked, name, "dry_run=true", f"dataset.root={root}")
+        assert len(cells_of(result)) == CELLS[name]
+    axes = ("-m", "dataset=cifar10,tinyimagenet", "graph=dense", "dry_run=true")
+    result = launch_forked(*axes, "dataset.root=here")
+    assert result.stderr.rstrip().endswith("use ++dataset.root=here")
+    assert len(cells_of(launch_forked(*axes, "++dataset.root=here"))) == 2
+
+
+def test_what_all_cells_share_is_said_once(launch_forked):
+    result = launch_forked("-m", "seed=0,1", "model=resnet20", "degree=0", "dry_run=true")
+    shared, *cells = result.stdout.splitlines()[:3]
+    assert shared == "all cells:  model=resnet20 degree.value=0"
+    assert [cell.split()[3:] for cell in cells] == [["seed=0"], ["seed=1"]]
+    assert re.search(r"-s0-\w+  seed=0: degree.value=0", result.stdout)  # why it would fail
+
+
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_header_gives_command_and_number_of_runs(name):
     first, second = SWEEPS[name].read_text().splitlines()[:2]
