@@ -54,7 +54,7 @@ def make_run(folder, network, blueprint, source=DIGITS):
     checkpoint.save(folder / "best.pt", network, blueprint)
     transform = {"_target_": "expanders.data.Transform", **TRANSFORM}
     dataset = {"val_fraction": 0.1, "transform": transform, "source": source}
-    config = {"dataset": dataset, "seed": 0, "seeds": {"data": None}}
+    config = {"dataset": dataset, "seed": 0, "seeds": {"data": None}, "definition": {}}
     write_sealed(folder / "config.json", config)
-    folders.write_summary(folder, {}, "")
+    folders.write_summary(folder, {}, folders.run_digest(config))
     return folder

@@ -57,9 +57,9 @@ def run_folder(tmp_path):
     checkpoint.save(tmp_path / "best.pt", trained().network, RESNET32)
     transform = {"_target_": "expanders.data.Transform", **TRANSFORM}
     dataset = {"val_fraction": 0.1, "transform": transform, "source": DIGITS}
-    config = {"dataset": dataset, "seed": 0, "seeds": {"data": None}}
+    config = {"dataset": dataset, "seed": 0, "seeds": {"data": None}, "definition": {}}
     write_sealed(tmp_path / "config.json", config)
-    folders.write_summary(tmp_path, {}, "")
+    folders.write_summary(tmp_path, {}, folders.run_digest(config))
     return tmp_path
 
 
