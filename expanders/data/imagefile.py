@@ -1,4 +1,4 @@
-"""Decoded images in one file, which is mapped into memory: several processes share its pages.
+"""Decoded images in one file; several processes share what the system keeps of it in memory.
 
     header    4096 bytes: JSON, padded with spaces
     slots     one per image: its pixels, uint8 (3, height, width); what it was decoded from, a
@@ -7,10 +7,12 @@
 
 Training images come first. Each slot proves by itself that it is whole, so that a file that was
 left half-way can be gone on with, and a read can be checked without reading the rest.
+
+The file is read and not mapped into memory: a process that touches a mapped page which another
+program has cut off, or which the disk does not give, is killed by the system without a word.
 """
 
 import json
-import mmap
 import os
 import weakref
 import zlib
@@ -21,10 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from expanders.data.files import one_line
 from expanders.errors import SettingError
 
 VERSION = 2
 HEADER_BYTES = 4096
+_TAIL_BYTES = 12  # of a slot, behind the pixels
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -96,12 +100,12 @@ def make_slot(header: Header, pixels: Array, origin: int) -> bytes:
     return slot.tobytes()
 
 
-def is_whole(slot: bytes | memoryview) -> bool:
+def is_whole(slot: bytes) -> bool:
     """Whether a slot's checksum is that of its content."""
     return zlib.crc32(slot[:-4]) == int.from_bytes(slot[-4:], "little")
 
 
-def number_in(slot: bytes | memoryview) -> int:
+def number_in(slot: bytes) -> int:
     """The number of the image in a slot, its `origin`, which stands before the checksum."""
     return int.from_bytes(slot[-12:-4], "little")
 
@@ -115,7 +119,7 @@ class ImageFile:
     """A finished file of decoded images, open for reading.
 
     Raises OSError if it cannot be read, and Damaged if it is not whole; images are checked when
-    they are first read.
+    they are first read. Threads may read at the same time.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,49 +129,57 @@ class ImageFile:
         self.header = Header.from_bytes(os.pread(self._descriptor, HEADER_BYTES, 0))
         if os.fstat(self._descriptor).st_size != self.header.num_bytes:
             raise Damaged("its size is wrong")
-        mapped = mmap.mmap(self._descriptor, 0, prot=mmap.PROT_READ)
-        mapped.madvise(mmap.MADV_RANDOM)  # reading neighbours too would waste the disk's time
-        self._bytes = memoryview(mapped)
         count = self.header.num_images
-        slots = np.frombuffer(mapped, self.header.slot, count, HEADER_BYTES)
-        self._pixels = slots["pixels"]
-        self.labels = np.frombuffer(mapped, "<i8", count, self.header.labels_at).copy()
-        if zlib.crc32(self.labels.tobytes()) != self.header.labels_crc:
+        labels = os.pread(self._descriptor, 8 * count, self.header.labels_at)
+        if zlib.crc32(labels) != self.header.labels_crc:
             raise Damaged("its labels are damaged")
+        self.labels = np.frombuffer(bytearray(labels), "<i8")
         self._is_checked = np.zeros(count, dtype=bool)
+        if hasattr(os, "posix_fadvise"):  # reading neighbours too would waste the disk's time
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, numbers: Array, pixels: Array) -> None:
         """Copy the images of these numbers to `pixels`, uint8 (len(numbers), 3, height, width).
 
-        Raises SettingError if one is damaged. Threads may read at the same time.
+        Raises SettingError if one is damaged or cannot be read.
         """
         self._announce(numbers)
-        for i, number in enumerate(numbers.tolist()):
-            if not self._is_checked[number]:
-                self._check(number)
-            pixels[i] = self._pixels[number]
+        for number, place in zip(numbers.tolist(), pixels, strict=True):
+            if not self._read(number, place):
+                with suppress(OSError):
+                    self.path.replace(unfinished(self.path))
+                remedy = f"image {number} in it is damaged; the next start decodes it again"
+                raise SettingError("dataset.cache", self.path, remedy)
 
     def damaged(self) -> list[int]:
-        """The numbers of the images whose checksum is wrong; reads the whole file."""
-        return [n for n in range(self.header.num_images) if not self._is_sound(n)]
+        """The numbers of the images that are damaged; reads the whole file."""
+        place = np.empty((3, self.header.height, self.header.width), np.uint8)
+        return [n for n in range(self.header.num_images) if not self._read(n, place)]
 
-    def _check(self, number: int) -> None:
-        if not self._is_sound(number):
-            with suppress(OSError):
-                self.path.replace(unfinished(self.path))
-            remedy = f"image {number} in it is damaged; the next start decodes it again"
-            raise SettingError("dataset.cache", self.path, remedy)
-
-    def _is_sound(self, number: int) -> bool:
-        size = self.header.slot.itemsize
-        start = HEADER_BYTES + number * size
-        self._is_checked[number] = is_whole(self._bytes[start : start + size])
+    def _read(self, number: int, place: Array) -> bool:
+        """Copy an image to `place`, (3, height, width); returns whether it is whole."""
+        tail = bytearray(_TAIL_BYTES)
+        try:
+            count = os.preadv(self._descriptor, [place.data, tail], self._start(number))
+        except OSError as error:
+            remedy = f"image {number} in it cannot be read ({one_line(error)})"
+            raise SettingError("dataset.cache", self.path, remedy) from error
+        if count < place.nbytes + len(tail):  # the file was cut off
+            return False
+        if not self._is_checked[number]:
+            crc = zlib.crc32(tail[:-4], zlib.crc32(place.data))
+            self._is_checked[number] = crc == int.from_bytes(tail[-4:], "little")
         return bool(self._is_checked[number])
+
+    def _start(self, number: int) -> int:
+        """The offset of an image's slot in the file, in bytes."""
+        return HEADER_BYTES + number * self.header.slot.itemsize
 
     def _announce(self, numbers: Array) -> None:
         """Let the disk begin with all of these images before the first is waited for."""
         size = self.header.slot.itemsize
         if hasattr(os, "posix_fadvise"):
             for number in numbers.tolist():
-                start = HEADER_BYTES + number * size
-                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(
+                    self._descriptor, self._start(number), size, os.POSIX_FADV_WILLNEED
+                )

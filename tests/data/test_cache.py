@@ -194,6 +194,30 @@ def test_damage_on_the_disk_ends_a_run_when_it_is_read_and_the_next_start_mends_
     assert making.decoded == ["c"]
 
 
+def test_a_file_that_is_cut_off_while_it_is_used_ends_a_run_in_one_line(path):
+    """Were it mapped into memory, the system would kill the process."""
+    _, test = cached(path, "a", "disk", Making(path.parent))
+    os.truncate(path, HEADER_BYTES + 100)
+    with pytest.raises(SettingError, match=r"dataset\.cache=.*image 6 in it is damaged; the next"):
+        test.pixels.read()
+    making = Making(path.parent)
+    check(cached(path, "a", "disk", making))
+    assert sorted(making.decoded) == list("bcdefgh")
+
+
+def test_a_disk_that_does_not_answer_ends_a_run_in_one_line(path, monkeypatch):
+    train, _ = cached(path, "a", "disk", Making(path.parent))
+
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", fail)
+        with pytest.raises(SettingError, match=r"image 0 in it cannot be read .*Input/output"):
+            train.pixels.read()
+    check(cached(path, "a", "disk", Making(path.parent)))
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage", "labels", "version"])
 def test_a_file_that_is_none_is_made_again(path, caplog, damage):
     cached(path, "a", "auto", Making(path.parent))
