@@ -40,6 +40,8 @@ _USER_ERRORS = (
 )
 # Hydra is told to leave all reporting to `main`, so that this is asked before.
 _SHOW_EVERYTHING = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("0", "")
+# What PyTorch says where the system or a GPU gives no more memory, besides MemoryError.
+_NO_MEMORY = r"can't allocate memory|out of memory"
 _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_key: \S+.*)?$"
 # Of `model=null` and alike; Hydra has no exception of its own for it.
 _NO_OPTION = "Config group override must be a string or a list."
@@ -52,6 +54,7 @@ def task(cfg: DictConfig) -> Node | float:
     """One run of Hydra's: a single one, or a cell of a sweep; returns its summary or objective."""
     from expanders.runs.start import objective_of, run
 
+    logging.raiseExceptions = False  # as in `main`, also in a process of a sweep
     hydra_cfg = HydraConfig.get()
     alone = hydra_cfg.mode == RunMode.RUN
     # Not resolved: the folder of the command may have ${} in its name.
@@ -115,11 +118,21 @@ def user_error(error: BaseException | None) -> BaseException | None:
     """The error that a user can mend, of those that caused an error; a wrong setting first."""
     known = []
     while error is not None:
-        if isinstance(error, _USER_ERRORS) or str(error).startswith(_NO_OPTION):
+        if (
+            isinstance(error, _USER_ERRORS)
+            or str(error).startswith(_NO_OPTION)
+            or _lacks_memory(error)
+        ):
             known.append(error)
         error = error.__cause__
     settings = [error for error in known if isinstance(error, SettingError)]
     return next(iter(settings + known), None)
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and re.search(_NO_MEMORY, str(error)) is not None
+    )
 
 
 def one_line(error: BaseException) -> str:
@@ -127,6 +140,8 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
+    elif _lacks_memory(error):
+        text = f"not enough memory ({text or 'MemoryError'}); a smaller batch_size needs less"
     elif isinstance(error, MissingConfigException) and "primary config" in text:
         sweeps = sorted(path.stem for path in Path(__file__).with_name("sweeps").glob("*.yaml"))
         text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"
@@ -162,6 +177,8 @@ def _is_number(word: str) -> bool:
 def main() -> None:
     """The command line. Errors that a user can mend are one line; HYDRA_FULL_ERROR=1 shows all."""
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Where standard output takes no more (`| head`, a full disk), a run goes on; it has a run.log.
+    logging.raiseExceptions = False
     try:
         sys.argv[1:] = with_recipe(map(degree_as_value, sys.argv[1:]))
         task()

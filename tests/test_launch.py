@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import expanders
+from launch import one_line, user_error
 from tests.conftest import ROOT
 from tests.outcomes import without_times
 
@@ -41,6 +42,10 @@ class Chooses(Fits):
 class Refuses(Fits):
     def forward(self, x):
         return super().forward(x[:, :2])
+
+class Asserts(Fits):
+    def forward(self, x):
+        torch._assert(x.shape[-1] == 224, "Wrong image height")
 """
 
 
@@ -281,11 +286,15 @@ def test_a_dry_run_builds_what_the_meta_device_cannot(launch_forked, tmp_path, m
         ("Reads", 0, "to do"),
         ("Chooses", 0, "to do"),
         ("Refuses", 1, "the model takes no images of 32x32 pixels"),
+        ("Asserts", 1, "the model takes no images of 32x32 pixels (Wrong image height)"),
     ):
         model = (f"model._target_=mine.{name}", "~model.width", "model.skip=[]")
         result = launch_forked(*model, "dry_run=true")
         assert result.returncode == code, result.stderr
         assert words in result.stdout + result.stderr
+        if code:
+            run = launch_forked(*model)
+            assert re.fullmatch(r"error: .*the model takes no images of 32x32 .*\n", run.stderr)
 
 
 def test_of_two_values_the_last_one_holds_as_in_hydra(launch_forked):
@@ -321,6 +330,33 @@ def test_hydra_full_error_shows_everything(launch_forked, monkeypatch):
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert "SettingError: checkpoint=nowhere.pt: no such file" in result.stderr
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_output_that_nobody_takes_ends_no_run(tmp_path, full):
+    """A full disk, and a reader that has seen enough, as in `| head -1`."""
+    if full:
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    small = ("epochs=0", "model=resnet20", "dataset.source.num_images=100", "wandb.mode=disabled")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *small],
+        cwd=tmp_path, stdout=output, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(output)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "test accuracy" in (run_of(tmp_path) / "run.log").read_text()
+
+
+def test_too_little_memory_is_one_line():
+    for lacking in (lambda: torch.empty(1 << 60, dtype=torch.uint8), lambda: bytes(1 << 60)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            lacking()
+        assert user_error(caught.value) is caught.value
+        assert one_line(caught.value).startswith("error: not enough memory (")
+    assert user_error(RuntimeError("a mistake in the program")) is None
 
 
 def test_settings_that_cannot_work_leave_no_folder(launch_forked, tmp_path):

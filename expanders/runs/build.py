@@ -40,6 +40,9 @@ from expanders.wiring.initialization import initialize
 from expanders.wiring.layer_report import Report
 from expanders.wiring.wire import wire
 
+# What models raise for images of a size that they do not take.
+REFUSALS = (RuntimeError, AssertionError, ValueError)
+
 
 def prepare(
     config: Config,
@@ -241,16 +244,18 @@ def with_connectivity(report: Report, model: nn.Module, transform: Any, image: T
     try:
         flops = count_flops(model, size)
         report = replace(report, network=connectivity.measure(model, size))
-    except RuntimeError as error:
+    except SettingError:
+        raise
+    except REFUSALS as error:
         raise bad_size(inputs, transform, error) from None
     return replace(report, live_flops=flops.live, dense_flops=flops.dense)
 
 
-def bad_size(inputs: Tensor, transform: Any, error: RuntimeError) -> SettingError:
+def bad_size(inputs: Tensor, transform: Any, error: Exception) -> SettingError:
     """What to say where a model takes no images of the size of `inputs`."""
     pixels = "x".join(str(side) for side in inputs.shape[2:])
     remedy = f"the model takes no images of {pixels} pixels ({error}); choose another size"
-    return SettingError("dataset.transform.crop", transform.crop, remedy)
+    return SettingError("dataset.transform.crop", getattr(transform, "crop", "null"), remedy)
 
 
 def without(node: Node, *keys: str) -> Node:

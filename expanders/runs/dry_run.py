@@ -23,14 +23,13 @@ from expanders.errors import SettingError
 from expanders.graphs.edges import GraphModel, IntArray
 from expanders.graphs.simple import is_dense
 from expanders.runs import checkpoint, folders, resume
-from expanders.runs.build import bad_size, dense_network, graph_node, optimization
+from expanders.runs.build import REFUSALS, bad_size, dense_network, graph_node, optimization
 from expanders.runs.folders import State
 from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
 from expanders.wiring.draw import Graph, Method, Task, draw
-from expanders.wiring.wire import check_options
 
 
 def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) -> None:
@@ -89,11 +88,11 @@ def _check_size(transform: Any, model: str, num_classes: int, instantiate: Insta
     image = torch.zeros(1, 3, side, side)
     try:
         _compute(_shapes(model, num_classes, instantiate), image)
-    except RuntimeError:  # perhaps for lack of values only
+    except REFUSALS:  # perhaps for lack of values only
         whole = dense_network(json.loads(model), num_classes, instantiate)[1]
         try:
             _compute(whole, image)
-        except RuntimeError as error:
+        except REFUSALS as error:
             raise bad_size(image, transform, error) from None
 
 
@@ -105,7 +104,6 @@ def _compute(model: nn.Module, image: torch.Tensor) -> None:
 
 def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:
     """Whether every layer can have the edges that it would get."""
-    check_options(config.init["fan"], config.graph["measures"], config.execution)
     node, degree = graph_node(config), instantiate(config.degree)
     graph: Graph = instantiate(node)
     if isinstance(graph, Method):

@@ -70,7 +70,7 @@ class Seeds:
 class Init:
     """How weights begin; see `expanders.wiring.wire`."""
 
-    fan: Literal["dense", "live"] = "dense"
+    fan: str = "dense"
     redraw: bool = False
 
 
@@ -93,7 +93,7 @@ class Config:
     compile: str = "auto"
     norm: str = "auto"
     channels_last: bool = False
-    execution: Literal["auto", "dense", "sparse"] = "auto"
+    execution: Any = "auto"  # its options stand where PyTorch is needed, as those of `init.fan`
     device: str = "auto"
     num_threads: int | None = None
     checkpoint: str | None = None
@@ -131,6 +131,7 @@ def checked(settings: Node) -> Config:
     from expanders.data.images import check_fraction
     from expanders.runs.tracking import WandbSettings
     from expanders.training.settings import Settings
+    from expanders.wiring.wire import check_options
 
     check_arguments(Config, settings, "")
     for name, parameter in inspect.signature(Config).parameters.items():
@@ -142,6 +143,7 @@ def checked(settings: Node) -> Config:
     for name in GROUPS:
         check_node(getattr(config, name), name)
     Settings(**{each.name: getattr(config, each.name) for each in fields(Settings)})
+    check_options(config.init["fan"], config.graph["measures"], config.execution)
     check_fraction(config.dataset["val_fraction"])
     check_ranges(config)
     return config
@@ -178,8 +180,9 @@ def check_ranges(config: Config) -> None:
     if config.objective in _OF_VALIDATION and config.dataset["val_fraction"] == 0:
         remedy = "needs validation images; choose dataset.val_fraction above 0"
         raise SettingError("objective", config.objective, remedy)
-    if not config.runs_dir:
-        raise SettingError("runs_dir", "", "must be the path of a folder")
+    for name in ("runs_dir", "start_from", "checkpoint"):
+        if getattr(config, name) == "":
+            raise SettingError(name, "", "must be a path")
     if config.wandb.get("project") == "":
         raise SettingError("wandb.project", "", "must be the name of a project")
 
@@ -248,7 +251,10 @@ def check_arguments(
         return
     own = target.func if isinstance(target, partial) else target
     constructor = inspect.getattr_static(own, "__init__") if isinstance(own, type) else own
-    hints = get_type_hints(constructor)
+    try:
+        hints = get_type_hints(constructor)
+    except NameError:  # names that are imported for type checkers only
+        hints = {}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name, value in arguments.items():
         full_name = f"{setting}.{name}" if setting else name
@@ -271,6 +277,8 @@ def _shown(value: Any) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a plain value is of a type; types that no plain value can have are not judged."""
     origin = get_origin(hint)
+    if hint in (Any, object):
+        return True
     if origin in (Union, types.UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     if origin is Literal:
@@ -286,8 +294,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Sequence) and not isinstance(value, str)
     if origin in (dict, Mapping):
         return isinstance(value, Mapping)
-    # No plain value is an instance of another class; what is no class is not judged.
-    return not (isinstance(hint, type) and (value is None or isinstance(value, str | int | float)))
+    if not isinstance(hint, type) or not (value is None or isinstance(value, str | int | float)):
+        return True
+    try:
+        return isinstance(value, hint)  # as 3 is a numbers.Real, but no text is a pathlib.Path
+    except TypeError:  # a protocol, which cannot be asked
+        return True
 
 
 def _describe(hint: Any) -> str:

@@ -1,6 +1,8 @@
 import json
 from collections.abc import Sequence
-from typing import Literal
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,7 +20,13 @@ def function(
     sizes: Sequence[int] = (),
     name: str = "",
     free=None,
+    any_: Any = None,
+    number: Real = 1,
+    path: Path = Path(),
 ) -> None: ...
+
+
+def annotated_for_checkers(x: "NowhereToBeFound" = 1) -> None: ...  # noqa: F821
 
 
 @pytest.mark.parametrize(
@@ -27,11 +35,16 @@ def function(
         {"count": 3, "rate": 2, "mode": "b", "limit": 1.5, "flag": True, "sizes": [1], "name": "x"},
         {"limit": None},
         {"free": "anything"},
+        {"any_": "anything", "number": 3},
         {},
     ],
 )
 def test_takes_what_fits(arguments):
     check_arguments(function, arguments, "group")
+
+
+def test_types_that_cannot_be_had_are_not_judged():
+    check_arguments(annotated_for_checkers, {"x": "anything"}, "group")
 
 
 @pytest.mark.parametrize(
@@ -47,6 +60,7 @@ def test_takes_what_fits(arguments):
         ("flag", 1, "must be true or false"),
         ("sizes", "12", "must be a list"),
         ("name", 3, "must be text"),
+        ("path", "here", "must be <class 'pathlib.Path'>"),
         ("nmae", 3, "no such setting here; there are: count, rate"),
     ],
 )
