@@ -202,7 +202,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str
 
 @contextmanager
 def logging_to(folder: Path) -> Iterator[None]:
-    """Add all that is logged meanwhile to run.log."""
+    """Add all that is logged meanwhile to run.log, as far as the disk has room for it."""
     handler = logging.FileHandler(folder / "run.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter(_LOG_FORMAT))
     root = logging.getLogger()
@@ -211,7 +211,8 @@ def logging_to(folder: Path) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # a full disk, on which other files are named
+            handler.close()
 
 
 def _has_results(folder: Path) -> bool:

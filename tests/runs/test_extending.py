@@ -10,20 +10,13 @@ from expanders.report.__main__ import write
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-RING = """
-from expanders.graphs.edges import ring as our_ring
-
-def ring(num_left, num_right, num_edges, rng, hops=1):
-    assert hops == 1
-    return our_ring(num_left, num_right, num_edges)
-"""
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package `mypkg` and a folder of YAML files, from the page."""
-    score, *_ = re.findall(r"```python\n(def .*?)```", PAGE, re.DOTALL)
-    (tmp_path / "mypkg.py").write_text(score + RING)
+    shown = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "mypkg.py").write_text("".join(shown))
     for name in ("ring", "absolute"):
         path = tmp_path / "conf" / "graph" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

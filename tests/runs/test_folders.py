@@ -139,6 +139,14 @@ def test_a_run_adds_to_its_log(tmp_path):
     assert [line.rpartition(" WARNING expanders: ")[2] for line in lines] == ["first", "second"]
 
 
+def test_a_log_on_a_full_disk_hides_no_other_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    (tmp_path / "run.log").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="graph"), folders.logging_to(tmp_path):
+        logging.getLogger("expanders").warning("a line")
+        raise OSError("graph.json")
+
+
 def test_sealed_files_give_back_what_they_were_given(tmp_path):
     content = {"b": [1.5, None, True], "a": {"é": "x", "nested": {"n": 1e300}}}
     write_sealed(tmp_path / "file.json", content)
