@@ -26,6 +26,7 @@ from expanders.wiring.layer_report import Report
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 30
+_LONGEST_TAG = 64  # characters that W&B takes
 _PICTURED = 512 * 512  # the largest graph in a picture, in pairs of channels: 0.1 s
 
 
@@ -57,21 +58,24 @@ class WandbSettings:
 
     def named(self, name: str, group: str, tags: Sequence[str]) -> Self:
         """The same, with this name and group where none was given, and these tags too."""
-        own = self.tags.split(",") if isinstance(self.tags, str) else self.tags
-        stripped = [str(tag).strip() for tag in (*tags, *own)]
         return replace(
             self,
             name=self.name or name,
             group=self.group or group,
-            tags=[tag for tag in stripped if tag],
+            tags=[*(tag[:_LONGEST_TAG] for tag in tags), *self._own_tags],
         )
+
+    @property
+    def _own_tags(self) -> list[str]:
+        tags = self.tags.split(",") if isinstance(self.tags, str) else self.tags
+        return [tag for each in tags if (tag := str(each).strip())]
 
     def checked(self) -> Self:
         """The same, once it is sure that W&B can start; under an agent, with the agent's project.
 
         Raises:
-            SettingError: if an environment variable of W&B's has a value that it does not take, or
-                if `mode` is online and nobody is logged in.
+            SettingError: if W&B does not take the project, a tag, or the value of one of its
+                environment variables, or if `mode` is online and nobody is logged in.
         """
         try:
             wandb.Settings().update_from_env_vars(dict(os.environ))
@@ -80,6 +84,15 @@ class WandbSettings:
             name = f"WANDB_{str(wrong['loc'][0]).upper()}"
             remedy = f"{wrong['msg']}; change or unset this environment variable"
             raise SettingError(name, os.environ.get(name, ""), remedy) from None
+        checks: dict[str, tuple[str, Any]] = {
+            "wandb.project": ("project", self.project),
+            "wandb.tags": ("run_tags", tuple(self._own_tags)),
+        }
+        for setting, (name, value) in checks.items():
+            try:
+                wandb.Settings(**{name: value})
+            except (wandb.Error, pydantic.ValidationError) as error:
+                raise SettingError(setting, value, " ".join(str(error).split())) from None
         if self.mode == "online" and not wandb.login(prompt=False, verify=False):
             remedy = "needs a login: `wandb login`, or use wandb.mode=offline"
             raise SettingError("wandb.mode", self.mode, remedy)

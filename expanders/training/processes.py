@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from expanders.errors import TeamError
+from expanders.errors import SettingError, TeamError
 
 T = TypeVar("T")
 
@@ -82,9 +82,18 @@ class Team:
 
 
 def local_rank() -> int | None:
-    """The number that `torchrun` gave this process on its machine, or None without `torchrun`."""
-    rank = os.environ.get("LOCAL_RANK")
-    return None if rank is None else int(rank)
+    """The number that `torchrun` gave this process on its machine, or None without `torchrun`.
+
+    Raises:
+        SettingError: if something else has set some of its environment variables.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        return None
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not os.environ.get(name, "").isdecimal():
+            remedy = "torchrun sets a number here; start the run with it, or unset LOCAL_RANK"
+            raise SettingError(name, os.environ.get(name, ""), remedy)
+    return int(os.environ["LOCAL_RANK"])
 
 
 def join(device: torch.device) -> Team:

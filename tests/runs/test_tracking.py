@@ -120,6 +120,16 @@ def test_a_malformed_environment_variable_is_named(monkeypatch):
         WandbSettings(mode="disabled").checked()
 
 
+def test_what_wandb_does_not_take_is_named_before_any_work():
+    for given in ({"project": "a/b"}, {"project": "p" * 129}, {"tags": ["t" * 65]}):
+        (name,) = given
+        with pytest.raises(SettingError, match=rf"^wandb\.{name}=") as caught:
+            WandbSettings(mode="disabled", **given).checked()
+        assert "\n" not in str(caught.value)
+    choices = WandbSettings(tags="mine, ").named("name", "group", ["d" * 100, "rreg"])
+    assert choices.tags == ["d" * 64, "rreg", "mine"]
+
+
 def test_under_an_agent_its_run_id_project_and_entity_win(tmp_path, monkeypatch):
     agent = {"SWEEP_ID": "s1", "RUN_ID": "r1", "PROJECT": "theirs", "ENTITY": "them"}
     for name, value in agent.items():

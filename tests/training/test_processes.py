@@ -16,7 +16,7 @@ from torch import nn
 
 from expanders import models, sparsify
 from expanders.errors import SettingError, TeamError
-from expanders.training.processes import Team
+from expanders.training.processes import Team, local_rank
 from tests.conftest import ROOT
 
 
@@ -181,6 +181,14 @@ def test_what_stops_the_first_process_is_told_to_the_others(launch, tmp_path, co
     assert result.returncode != 0
     assert "error: hydra.run.dir" in result.stderr
     assert "error: the first process of the run failed: hydra.run.dir" in result.stderr
+
+
+@pytest.mark.parametrize("rank", ["0", "x"])
+def test_variables_of_torchrun_without_torchrun_are_named(monkeypatch, rank):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SettingError, match=r"RANK=x?: .* or unset LOCAL_RANK$"):
+        local_rank()
 
 
 def test_a_batch_has_an_image_for_every_process(tmp_path, common):
