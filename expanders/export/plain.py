@@ -152,17 +152,45 @@ def gathered(model: nn.Module, better: Callable[[SparseLayer], bool]) -> nn.Modu
     return _with_layers(model, rebuild)
 
 
-def is_faster_gathered(layer: SparseLayer) -> bool:
+def is_faster_gathered(layer: SparseLayer, pixels: int) -> bool:
     """Whether onnxruntime computes a layer faster as gathers than with a dense kernel.
 
-    The densities of equal speed, measured for single images on one thread with AVX-512 (64 to 1024
-    channels, images of 2x2 to 32x32 pixels): 3x3 with stride 1: 0.15 to 0.2; with stride 2: 0.1;
-    1x1: 0.015 to 0.03.
+    The densities of equal speed, measured for single images on one thread (64 to 1024 channels,
+    images of 2x2 to 32x32 pixels), with AVX-512 and with AVX2: 3x3 with stride 1: 0.15 to 0.2 and
+    0.13 to 0.17, of images of up to 8x8 pixels 0.09 to 0.12 with AVX2; with stride 2: 0.1 and 0.08
+    to 0.09; 1x1: 0.015 to 0.03 and 0.02 to 0.03.
+
+    Args:
+        layer: a sparse layer.
+        pixels: that it computes, of one image and channel.
     """
-    kernel = math.prod(layer.weight.shape[1:])
-    if kernel == 1:
+    if math.prod(layer.weight.shape[1:]) == 1:
         return layer.density <= 0.015
-    return layer.density <= (0.15 if math.prod(getattr(layer, "stride", (1, 1))) == 1 else 0.08)
+    if math.prod(getattr(layer, "stride", (1, 1))) > 1:
+        return layer.density <= 0.08
+    return layer.density <= (0.15 if pixels > 64 else 0.09)
+
+
+def output_pixels(model: nn.Module, size: int) -> dict[SparseLayer, int]:
+    """How many pixels every sparse layer computes of one channel, for an image of size x size.
+
+    Layers that are not called are left out.
+    """
+    found: dict[SparseLayer, int] = {}
+
+    def note(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        assert isinstance(layer, SparseLayer)
+        found[layer] = math.prod(output.shape[2:])
+
+    layers = [module for module in model.modules() if isinstance(module, SparseLayer)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, size, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def is_smaller_gathered(layer: SparseLayer) -> bool:
@@ -198,7 +226,7 @@ def _dense_layer(layer: SparseLayer) -> nn.Module:
     else:
         plain = nn.Linear(layer.num_left, layer.num_right, device="meta")
     plain.weight = nn.Parameter(layer.dense_weight().detach())
-    plain.bias = layer.bias
+    plain.bias = copy.deepcopy(layer.bias)
     return plain
 
 
@@ -215,14 +243,15 @@ def _is_symmetric(margins: tuple[int, int, int, int]) -> bool:
 
 
 def _with_layers(model: nn.Module, rebuild: Callable[[SparseLayer], nn.Module]) -> nn.Module:
-    model = copy.deepcopy(model)
+    """A copy of the model with what `rebuild` makes of each sparse layer."""
+    copied = copy.deepcopy(model)
     rebuilt: dict[int, nn.Module] = {}  # a layer may sit in several places
-    for name, layer in list(model.named_modules(remove_duplicate=False)):
+    for name, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, SparseLayer):
             if id(layer) not in rebuilt:
                 new = rebuild(layer)
                 relu = isinstance(layer, SparseConv2d) and layer.relu
                 rebuilt[id(layer)] = nn.Sequential(new, nn.ReLU()) if relu else new
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, rebuilt[id(layer)])
-    return model.eval()
+            setattr(copied.get_submodule(parent), child, rebuilt[id(layer)])
+    return copied.eval()

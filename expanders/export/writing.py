@@ -176,9 +176,15 @@ def encode(trained: Trained, form: Form, dense: bool = False) -> bytes:
             raise SettingError("format", form, remedy)
         return formats.state_file(plain.dense(trained.network), trained.blueprint.build())
     folded = without_norms(trained.network)
-    better = plain.is_smaller_gathered if form == "torch" else plain.is_faster_gathered
-    is_dense = dense or form.startswith("dense")
-    network = plain.dense(folded) if is_dense else plain.gathered(folded, better)
+    if dense or form.startswith("dense"):
+        network = plain.dense(folded)
+    elif form == "torch":
+        network = plain.gathered(folded, plain.is_smaller_gathered)
+    else:
+        pixels = plain.output_pixels(folded, trained.size)
+        network = plain.gathered(
+            folded, lambda layer: plain.is_faster_gathered(layer, pixels.get(layer, 0))
+        )
     write_file = formats.torch_file if form == "torch" else formats.onnx_file
     try:
         with formats.quiet():
