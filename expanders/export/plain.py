@@ -156,9 +156,9 @@ def is_faster_gathered(layer: SparseLayer, pixels: int) -> bool:
     """Whether onnxruntime computes a layer faster as gathers than with a dense kernel.
 
     The densities of equal speed, measured for single images on one thread (64 to 1024 channels,
-    images of 2x2 to 32x32 pixels), with AVX-512 and with AVX2: 3x3 with stride 1: 0.15 to 0.2 and
-    0.13 to 0.17, of images of up to 8x8 pixels 0.09 to 0.12 with AVX2; with stride 2: 0.1 and 0.08
-    to 0.09; 1x1: 0.015 to 0.03 and 0.02 to 0.03.
+    images of 2x2 to 32x32 pixels): with AVX-512, 3x3 with stride 1: 0.15 to 0.2; with stride 2:
+    0.1; 1x1: 0.015 to 0.03. With AVX2: 0.13, and 0.09 to 0.11 below 8x8 pixels; 0.08 to 0.09; 0.015
+    to 0.03.
 
     Args:
         layer: a sparse layer.
@@ -168,7 +168,7 @@ def is_faster_gathered(layer: SparseLayer, pixels: int) -> bool:
         return layer.density <= 0.015
     if math.prod(getattr(layer, "stride", (1, 1))) > 1:
         return layer.density <= 0.08
-    return layer.density <= (0.15 if pixels > 64 else 0.09)
+    return layer.density <= (0.125 if pixels >= 64 else 0.09)
 
 
 def output_pixels(model: nn.Module, size: int) -> dict[SparseLayer, int]:

@@ -16,6 +16,7 @@ from expanders.report.places import (
     Place,
     Settings,
     differing,
+    graph_defaults,
     labels,
     places_of,
     text,
@@ -62,7 +63,7 @@ def arrange(
     places = _same_streams(places_of(records, tuned))
     needs = {p.graph: p.record.needs for p in places if p.record.needs}
     naming = _Naming(
-        graphs=labels(p.graph for p in places),
+        graphs=labels((p.graph for p in places), graph_defaults(records)),
         models=labels(p.model for p in places),
         needs=needs,
         controls={p.graph for p in places if _is_control(p)},

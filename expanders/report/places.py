@@ -13,6 +13,7 @@ from expanders.runs.computed import THIN
 
 Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
 Option = tuple[str, Settings]  # the name of a choice in a group, and its settings
+Default = tuple[str, str, Any]  # the name of a choice, one of its settings, and its default
 
 # Seeds tell runs of a cell apart, and choices are taken by name.
 _IGNORED = re.compile(r"(choices|seeds?)(\.|$)")
@@ -161,10 +162,21 @@ def family(model: str) -> str:
     return name[0] if name else model
 
 
-def labels(options: Iterable[Option]) -> dict[Option, str]:
+def graph_defaults(records: Iterable[RunRecord]) -> set[Default]:
+    """The settings of graphs, and of the weights on them, that runs have left at their defaults."""
+    found = set()
+    for record in records:
+        definition = _settings(record, record.definition)
+        for key, value in _settings(record, record.config).items():
+            if key.startswith(("graph.", "init.")) and key not in definition:
+                found.add((record.choices["graph"], key.removeprefix("graph."), value))
+    return found
+
+
+def labels(options: Iterable[Option], defaults: Collection[Default] = ()) -> dict[Option, str]:
     """A label for each option: its name, and those of its settings in which its namesakes differ.
 
-    `rreg`, `rewired p=0.1`.
+    `rreg`, `rewired p=0.1`. Where they differ in several settings, `defaults` are left out.
     """
     namesakes: dict[str, list[dict[str, Any]]] = defaultdict(list)
     unique = list(dict.fromkeys(options))
@@ -173,7 +185,9 @@ def labels(options: Iterable[Option]) -> dict[Option, str]:
     telling = {name: differing(variants) for name, variants in namesakes.items()}
     found = {}
     for name, settings in unique:
-        words = text((k, v) for k, v in settings if k in telling[name])
+        hidden = defaults if len(telling[name]) > 1 else ()
+        told = [(k, v) for k, v in settings if k in telling[name] and (name, k, v) not in hidden]
+        words = text(told)
         found[name, settings] = f"{name} {words}".strip()
     return found
 

@@ -150,11 +150,11 @@ def test_a_layer_is_dense_where_gathers_would_be_slower():
     for num_edges, large, small, strided, pointwise in (
         (60, True, True, True, True),
         (350, True, True, False, False),
-        (400, True, False, False, False),
+        (500, True, False, False, False),
         (1000, False, False, False, False),
     ):
-        assert is_faster(3, 1, num_edges, 16 * 16) == large
-        assert is_faster(3, 1, num_edges, 8 * 8) == small
+        assert is_faster(3, 1, num_edges, 8 * 8) == large
+        assert is_faster(3, 1, num_edges, 4 * 4) == small
         assert is_faster(3, 2, num_edges, 16 * 16) == strided
         assert is_faster(1, 1, num_edges, 16 * 16) == pointwise
 

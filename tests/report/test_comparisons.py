@@ -158,8 +158,8 @@ def test_the_checks_of_scored_wirings_stand_beside_what_they_check(tmp_path):
     write_run(tmp_path, "dense")
     assert [arm.label for arm in only(tmp_path).arms] == [
         "rreg",
-        "snip init.redraw=false",
-        "snip init.redraw=false, placement=random",
+        "snip",
+        "snip placement=random",
         "snip init.redraw=true",
         "thin",
         "dense twin",
