@@ -288,7 +288,7 @@ def torchvision(name: str, num_classes: int = 10, **options: Any) -> nn.Module:
         )
     try:
         model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **options)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError) as error:
         raise SettingError(
             "model.name", name, f"torchvision refuses the options: {error}"
         ) from None

@@ -255,6 +255,16 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         ),
         (["start_from=nowhere"], ["start_from=nowhere", "not the folder of a run"]),
         (["wandb.mode=online"], ["wandb.mode=online", "needs a login"]),
+        (
+            ["model=torchvision", "model.name=mobilenet_v4"],
+            ["model.name=mobilenet_v4", "near ones: mobilenet_v2"],
+        ),
+        (["model=torchvision"], ["model.name: must be given"]),
+        (["model=torchvision", "model.name=googlenet"], ["returns more than logits"]),
+        (
+            ["model=torchvision", "model.name=vit_b_16"],
+            ["no images of 32x32 pixels (Wrong image height!", "+model.image_size=32"],
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -272,6 +282,30 @@ def test_bad_input_gets_one_line(launch_forked, tmp_path, arguments, words):
         assert word in line
     if "dataset=cifar10" not in arguments:  # only the run tries to download
         assert (dry_run.returncode, dry_run.stderr) == (1, result.stderr)
+
+
+def test_a_model_that_takes_no_images_of_this_size_is_refused_before_decoding(
+    launch_forked, tmp_path, few_images
+):
+    shutil.copytree(few_images, tmp_path / "images", ignore=shutil.ignore_patterns("*.cache"))
+    data = ("dataset=image_folder", f"dataset.root={tmp_path / 'images'}", "dataset.source.size=16")
+    result = launch_forked(*data, "epochs=0", "graph=snip")
+    assert "the model takes no images of 16x16 pixels" in result.stderr
+    assert not list((tmp_path / "images").glob("*.cache"))
+
+
+def test_broken_images_are_listed_in_one_line(launch_forked, tmp_path, few_images):
+    shutil.copytree(few_images, tmp_path / "images", ignore=shutil.ignore_patterns("*.cache"))
+    broken = [tmp_path / "images" / name for name in ("train/dark/0.jpg", "test/light/1.jpg")]
+    for path in broken:
+        path.write_bytes(b"not an image")
+    data = ("dataset=image_folder", f"dataset.root={tmp_path / 'images'}")
+    result = launch_forked(*data, "model=resnet20", "epochs=0")
+    assert result.returncode == 1
+    reason = "no image of a format that is read here"
+    for words in ("2 files are not readable images", *(f"{path} ({reason})" for path in broken)):
+        assert words in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_dry_run_of_a_sweep_names_the_cells_that_would_fail(launch_forked, tmp_path):

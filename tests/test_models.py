@@ -108,6 +108,8 @@ def test_torchvisions_models_by_name():
             models.torchvision(name)
     with pytest.raises(SettingError, match="torchvision refuses the options: .*colour"):
         models.torchvision("resnet18", colour=3)
+    with pytest.raises(SettingError, match="refuses the options: .*indivisible by patch size"):
+        models.torchvision("vit_b_16", image_size=33)
 
 
 def test_wide_resnets_refuse_other_depths():

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 # Pillow reads by content and knows formats that start other programs, such as EPS.
@@ -36,7 +36,11 @@ def decode(content: bytes, size: int) -> np.ndarray:
     filter; its orientation tag is obeyed. Raises one of READ_ERRORS for what is no whole image of
     8 bits per channel.
     """
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:  # its message names an object of Python's
+        raise ValueError("no image of a format that is read here") from None
+    with opened as image:
         if _is_deep(image):
             raise ValueError("more than 8 bits per channel")
         ImageOps.exif_transpose(image, in_place=True)

@@ -41,7 +41,7 @@ from expanders.wiring.layer_report import Report
 from expanders.wiring.wire import wire
 
 # What models raise for images of a size that they do not take.
-REFUSALS = (RuntimeError, AssertionError, ValueError)
+SIZE_ERRORS = (RuntimeError, AssertionError, ValueError)
 
 
 def prepare(
@@ -77,7 +77,7 @@ def prepare(
 
     blueprint, model, wiring, report = network(
         config,
-        images.source.num_classes,
+        images,
         team,
         instantiate,
         lambda count: images.sample(count, device),
@@ -176,7 +176,7 @@ def what_began(
 
 def network(
     config: Config,
-    num_classes: int,
+    images: RunImages,
     team: Team,
     instantiate: Instantiate,
     sample: Callable[[int], LabelledImages],
@@ -187,16 +187,19 @@ def network(
     `sample` returns training images; it is called only for a wiring method that may look at some.
     A run that continues, or starts from another, has the edges of the network that was trained.
     """
-    blueprint, model = dense_network(config.model, num_classes, instantiate)
+    blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
+    side = known_side(config, images.transform)
+    if side is not None:
+        check_size(model, side, images.transform)
     initialize(model, config.stream_seed("init"))
     skip, measures = config.model["skip"], config.graph["measures"]
     granularity = config.graph["granularity"]
     graph, degree = instantiate(graph_node(config)), instantiate(config.degree)
 
     def chosen() -> Wiring:
-        images = sample(graph.images) if isinstance(graph, Method) else None
+        seen = sample(graph.images) if isinstance(graph, Method) else None
         seed = config.stream_seed("graph")
-        options = {"skip": skip, "images": images, "granularity": granularity}
+        options = {"skip": skip, "images": seen, "granularity": granularity}
         return draw(model, graph, degree, seed, **options)
 
     wiring = team.from_writer(chosen) if trained is None else trained.wiring
@@ -246,15 +249,45 @@ def with_connectivity(report: Report, model: nn.Module, transform: Any, image: T
         report = replace(report, network=connectivity.measure(model, size))
     except SettingError:
         raise
-    except REFUSALS as error:
-        raise bad_size(inputs, transform, error) from None
+    except SIZE_ERRORS as error:
+        raise _bad_size(inputs, transform, error) from error
     return replace(report, live_flops=flops.live, dense_flops=flops.dense)
 
 
-def bad_size(inputs: Tensor, transform: Any, error: Exception) -> SettingError:
+def known_side(config: Config, transform: Any) -> int | None:
+    """The side length of the network's inputs in pixels, where it is known before an image is."""
+    if not isinstance(transform, data.Transform):
+        return None
+    return transform.crop or transform.resize or config.dataset["source"].get("size")
+
+
+def check_size(model: nn.Module, side: int, transform: Any) -> None:
+    """Compute the logits of one image of `side` x `side` pixels.
+
+    Raises:
+        SettingError: if the model takes no such image.
+    """
+    modes = {module: module.training for module in model.modules()}
+    image = torch.zeros(1, 3, side, side, device=next(model.parameters(), torch.zeros(())).device)
+    try:
+        with torch.inference_mode():
+            model.eval()(image)
+    except SettingError:
+        raise
+    except SIZE_ERRORS as error:
+        raise _bad_size(image, transform, error) from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _bad_size(inputs: Tensor, transform: Any, error: Exception) -> SettingError:
     """What to say where a model takes no images of the size of `inputs`."""
-    pixels = "x".join(str(side) for side in inputs.shape[2:])
-    remedy = f"the model takes no images of {pixels} pixels ({error}); choose another size"
+    height, width = inputs.shape[2:]
+    remedy = (
+        f"the model takes no images of {height}x{width} pixels ({' '.join(str(error).split())}); "
+        f"choose another size, or tell a vision transformer with +model.image_size={height}"
+    )
     return SettingError("dataset.transform.crop", getattr(transform, "crop", "null"), remedy)
 
 

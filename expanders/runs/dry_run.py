@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from expanders.data import Transform
 from expanders.errors import SettingError
 from expanders.graphs.edges import GraphModel, IntArray
 from expanders.graphs.simple import is_dense
 from expanders.runs import checkpoint, folders, resume
-from expanders.runs.build import REFUSALS, bad_size, dense_network, graph_node, optimization
+from expanders.runs.build import check_size, dense_network, graph_node, known_side, optimization
 from expanders.runs.folders import State
 from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
@@ -62,7 +61,7 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
         if config.checkpoint is not None:
             checkpoint.read(config.checkpoint)
     model = json.dumps(config.model, sort_keys=True), source.num_classes, instantiate
-    _check_size(instantiate(config.dataset["transform"]), *model)
+    _check_size(config, instantiate(config.dataset["transform"]), *model)
     _check_wiring(config, _shapes(*model), instantiate)
     optimization(config, _shapes(*model), instantiate)
 
@@ -80,26 +79,18 @@ def _shapes(model: str, num_classes: int, instantiate: Instantiate) -> nn.Module
         return dense_network(node, num_classes, instantiate)[1]
 
 
-def _check_size(transform: Any, model: str, num_classes: int, instantiate: Instantiate) -> None:
+def _check_size(
+    config: Config, transform: Any, model: str, num_classes: int, instantiate: Instantiate
+) -> None:
     """Whether the network takes the images that a transform makes, where their size is known."""
-    side = (transform.crop or transform.resize) if isinstance(transform, Transform) else None
+    side = known_side(config, transform)
     if side is None:
         return
-    image = torch.zeros(1, 3, side, side)
     try:
-        _compute(_shapes(model, num_classes, instantiate), image)
-    except REFUSALS:  # perhaps for lack of values only
+        check_size(_shapes(model, num_classes, instantiate), side, transform)
+    except SettingError:  # perhaps for lack of values only
         whole = dense_network(json.loads(model), num_classes, instantiate)[1]
-        try:
-            _compute(whole, image)
-        except REFUSALS as error:
-            raise bad_size(image, transform, error) from None
-
-
-def _compute(model: nn.Module, image: torch.Tensor) -> None:
-    parameter = next(model.parameters(), image)
-    with torch.inference_mode():
-        model.eval()(image.to(parameter.device))
+        check_size(whole, side, transform)
 
 
 def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:

@@ -64,15 +64,16 @@ def test_the_orientation_tag_is_obeyed():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "cannot identify"),
-        (b"not an image", "cannot identify"),
+        (b"", "no image of a format"),
+        (b"not an image", "no image of a format"),
         (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-900], "truncated"),
         (encoded(Image.effect_noise((64, 64), 90), "PNG")[:-900], "truncated|broken"),
         (encoded(Image.new("I;16", (8, 8)), "PNG"), "more than 8 bits"),
         (deep_png(channels=3), "more than 8 bits"),  # these three are read as 8 bits by Pillow
         (deep_png(channels=4), "more than 8 bits"),
         (b"P6 8 8 1023\n" + bytes(8 * 8 * 6), "more than 8 bits"),
-        (encoded(Image.new("RGB", (8, 8)), "EPS"), "cannot identify"),  # not handed to Ghostscript
+        # not handed to Ghostscript
+        (encoded(Image.new("RGB", (8, 8)), "EPS"), "no image of a format"),
     ],
 )
 def test_what_is_no_whole_image_of_8_bits_is_refused(content, reason):
