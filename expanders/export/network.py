@@ -135,8 +135,8 @@ def read(
             given = settings["dataset"]["source"].get("size")
             own = transform.crop or transform.resize or given
             size = own if size is None else size
-            if size == own:
-                dataset = pixels.of_run(settings, transform, source)
+            if size is not None and own in (size, None):
+                dataset = pixels.of_run(settings, transform, size, source)
     if size is None or size < 1:
         raise SettingError("size", size, "give the side length of an image in pixels")
     return Trained(network, blueprint, transform, size, dataset)

@@ -30,10 +30,12 @@ class Dataset:
     Attributes:
         load: reads the three parts.
         transform: resizes, pads and crops them; what it does besides is done by the file.
+        size: side length that they then have, in pixels.
     """
 
     load: Callable[[], Mapping[Part, data.Images]]
     transform: data.Transform
+    size: int
 
     @cached_property
     def parts(self) -> Mapping[Part, data.Images]:
@@ -41,22 +43,32 @@ class Dataset:
         return self.load()
 
     def sample(self, part: Part, count: int) -> Labelled:
-        """At most `count` images of a part, always the same, of all classes alike."""
+        """At most `count` images of a part, always the same, of all classes alike.
+
+        Raises:
+            SettingError: if they have another size.
+        """
         images = self.parts[part]
         if not len(images) or not count:
             return Labelled(torch.zeros(0, 3, 1, 1), images.labels[:0])
         chosen = data.sample(images, count, stream(0, "export"))
         pixels, labels = next(data.batches(chosen, len(chosen)))
-        as_pixels = replace(self.transform, mean=(0, 0, 0), std=(1, 1, 1))
-        return Labelled(as_pixels.eval(pixels).round(), labels)
+        as_pixels = replace(self.transform, mean=(0, 0, 0), std=(1, 1, 1)).eval(pixels).round()
+        height, width = as_pixels.shape[2:]
+        if (height, width) != (self.size, self.size):
+            raise SettingError("size", self.size, f"the run's images have {height}x{width} pixels")
+        return Labelled(as_pixels, labels)
 
 
-def of_run(config: Mapping[str, Any], transform: data.Transform, function: str | None) -> Dataset:
+def of_run(
+    config: Mapping[str, Any], transform: data.Transform, size: int, function: str | None
+) -> Dataset:
     """The images of a run.
 
     Args:
         config: the run's settings.
         transform: the run's.
+        size: side length of the network's images, in pixels.
         function: the dotted name of the one that reads them, if it is of another package.
     """
     node = config["dataset"]
@@ -75,4 +87,4 @@ def of_run(config: Mapping[str, Any], transform: data.Transform, function: str |
         train, val = data.split(images, node["val_fraction"], rng)
         return {"train": train, "val": val, "test": test}
 
-    return Dataset(load, transform)
+    return Dataset(load, transform, size)

@@ -62,7 +62,7 @@ def export_network(
             "train": train,
             "val": train[:0] if val is None else val,
         }
-        dataset = pixels.Dataset(lambda: parts, transform)
+        dataset = pixels.Dataset(lambda: parts, transform, size)
     network = copy.deepcopy(network).cpu().eval()
     trained = Trained(network, blueprint, transform, size, dataset)
     return write(trained, format, Path(path), dtype)
