@@ -47,7 +47,6 @@ _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_k
 _NO_OPTION = "Config group override must be a string or a list."
 _NO_KEY = "Could not override"
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
-_UNKNOWN = r"Could not override '(\S+)'\."
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -152,11 +151,6 @@ def one_line(error: BaseException) -> str:
         text = text.replace(" use +", " use ++")
     elif text.startswith(_NO_OPTION):
         text = "a group takes the name of one of its options, no number and no null: see --help"
-    elif unknown := re.match(_UNKNOWN, text):
-        # Hydra's advice, to add the setting, would lead to the next error.
-        text = (
-            f"{unknown[1]}: no such setting with these choices; --cfg job shows all that there are"
-        )
     elif in_a_name := re.match(_IN_A_NAME, text):
         text = in_a_name[1]
     return f"error: {text}"

@@ -246,7 +246,7 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["graph=rewired", "graph.p=3"], ["p=3", "between 0 and 1"]),
         (["graph=thin", "degree.value=abc", "hydra.run.dir=x"], ["degree.value=abc", "a number"]),
         (["graph=snip", "degree=0"], ["degree.value=0", "at least 1"]),
-        (["graph.scope=layer"], ["graph.scope: no such setting with these choices", "--cfg job"]),
+        (["graph.scope=layer"], ["Could not override 'graph.scope'"]),
         (["+graph.scope=layer"], ["graph.scope=layer: no such setting here", "draws"]),
         (["graph=snip", "graph.scope=world"], ["graph.scope=world", "network or layer"]),
         (
