@@ -425,8 +425,10 @@ def test_hydras_own_keys_are_no_settings_of_a_function():
 
 def test_a_groups_file_may_leave_out_what_has_a_default():
     config = checked(
-        "~model.skip", "~graph.measures", "~dataset.val_fraction", "~dataset.transform"
-    )
+        "~model.skip", "~graph.measures", "~dataset.val_fraction", "~dataset.transform",
+        "~init.fan", "~init.redraw",
+    )  # fmt: skip
+    assert config.init == {"fan": "dense", "redraw": False}
     assert config.model["skip"] is None
     assert config.graph["measures"] == "default"
     assert config.dataset["val_fraction"] == 0.1

@@ -115,9 +115,10 @@ class Config:
 
 
 def completed(settings: Node) -> Node:
-    """The settings, with what a group's file may leave out."""
+    """The settings, with what may be left out."""
+    defaults = OPTIONAL | {"init": vars(Init())}
     return {
-        key: OPTIONAL.get(key, {}) | value if isinstance(value, dict) else value
+        key: defaults.get(key, {}) | value if isinstance(value, dict) else value
         for key, value in settings.items()
     }
 
