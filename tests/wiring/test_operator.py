@@ -123,7 +123,7 @@ def test_tokens_of_all_sizes(tokens, shape, dtype):
     for x in (torch.randn(tokens, left), torch.randn(left, tokens).T):
         exact = run(layer.double(), x.double(), "dense")
         for ours, double in zip(run(layer.to(dtype), x.to(dtype), "sparse"), exact, strict=True):
-            assert (ours - double).abs().max() < 1e-5 * double.abs().max()
+            assert (ours - double).abs().max() < 3e-5 * double.abs().max()  # of up to 200 terms
 
 
 @needs_compiler
