@@ -191,22 +191,41 @@ void conv2d_forward(T* y, const T* x, const T* weight, const T* bias, bool relu,
   });
 }
 
-// Adds the weight gradient of edge e, from one group of packed images, to result[e * taps ...].
+// Adds the weight gradient of an edge, from one group of packed images, to a vector of partial sums
+// for each of its taps.
 template <typename T>
-void correlate_edge(T* result, const T* grad, const T* input, const Layout& at,
+void correlate_edge(T* sums, const T* grad, const T* input, const Layout& at,
                     const std::vector<int64_t>& offsets) {
-  with_block(at, [&]<int R, int V>() {
+  constexpr int lanes = Simd<T>::lanes;
+  with_block(at, [&]<int BlockRows, int V>() {
+    // Nine sums and a block of eight rows would not fit sixteen registers.
+    constexpr int R = kVectorBytes < 64 ? std::min(BlockRows, 4) : BlockRows;
     const int64_t rows = at.h.out(), vectors = at.row_vectors;
     if (at.h.kernel == 3 && at.w.kernel == 3 &&
         at.phases.size() * at.h.dilation * at.w.dilation == 1) {
-      const auto kernel = at.interleaved ? correlate<T, R, V, 3, 3, Simd<T>::lanes>
-                                         : correlate<T, R, V, 3, 3, 1>;
-      return kernel(result, grad, input, at.pitch, rows, vectors);
+      const auto kernel =
+          at.interleaved ? correlate<T, R, V, 3, 3, lanes> : correlate<T, R, V, 3, 3, 1>;
+      return kernel(sums, grad, input, at.pitch, rows, vectors);
     }
     for (std::size_t t = 0; t < offsets.size(); ++t)
-      correlate<T, R, V, 1, 1, 1>(result + t, grad, input + offsets[t], at.pitch, rows, vectors);
+      correlate<T, R, V, 1, 1, 1>(sums + t * lanes, grad, input + offsets[t], at.pitch, rows,
+                                  vectors);
   });
 }
+
+// result[i] += the sum of the lanes of the vector sums[i * lanes ...].
+template <typename T>
+void add_lanes(T* result, const T* sums, int64_t count) {
+  constexpr int lanes = Simd<T>::lanes;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto sum = Simd<T>::load(sums + i * lanes);
+    Simd<T>::template add_sums<1>(result + i, &sum);
+  }
+}
+
+// Partial sums of all weights are kept until the end of a chunk while they take no more than this:
+// adding their lanes for every group of images would take longer than all else on small planes.
+constexpr int64_t kKeptSums = 1 << 20;  // bytes
 
 template <typename T>
 void conv2d_backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, const T* weight,
@@ -224,12 +243,17 @@ void conv2d_backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, con
   for (int64_t y = 0; y < at.h.kernel; ++y)
     for (int64_t x = 0; x < at.w.kernel; ++x) offsets.push_back(at.tap_offset(y, x));
   std::vector<T> partial(weight_grad ? chunks * weights : 0);  // weight gradients of each chunk
+  const int64_t sums_step = offsets.size() * Simd<T>::lanes;   // of an edge
+  const bool keep = num_edges * sums_step * static_cast<int64_t>(sizeof(T)) <= kKeptSums;
 
   parallel(chunks, threads, [&](int64_t chunk) {
     const Buffer<T> packed_grad(outputs * at.grad_plane);
     const Buffer<T> packed(weight_grad ? inputs * plane : 0);
+    const Buffer<T> sums(weight_grad && keep ? num_edges * sums_step : 0);
+    T* result = partial.data() + chunk * weights;
     packed_grad.clear();
     packed.clear();
+    sums.clear();
     for_groups(at, batch, chunk, chunks, [&](int64_t first, int64_t count) {
       if (count < at.images) packed_grad.clear();
       pack_grads(packed_grad.data(), y_grad, at, outputs, first, count, threads);
@@ -249,12 +273,18 @@ void conv2d_backward(T* x_grad, T* weight_grad, const T* y_grad, const T* x, con
       if (weight_grad) {
         pack_inputs(packed.data(), x, at, inputs, first, count, threads);
         parallel(num_edges, threads, [&](int64_t e) {
-          correlate_edge(partial.data() + chunk * weights + e * offsets.size(),
-                         grad + edges[num_edges + e] * at.grad_plane,
-                         packed.data() + edges[e] * plane, at, offsets);
+          const T* of_output = grad + edges[num_edges + e] * at.grad_plane;
+          const T* of_input = packed.data() + edges[e] * plane;
+          if (keep)
+            return correlate_edge(sums.data() + e * sums_step, of_output, of_input, at, offsets);
+          thread_local std::vector<T> of_edge;
+          of_edge.assign(sums_step, T{0});
+          correlate_edge(of_edge.data(), of_output, of_input, at, offsets);
+          add_lanes(result + e * offsets.size(), of_edge.data(), offsets.size());
         });
       }
     });
+    if (weight_grad && keep) add_lanes(result, sums.data(), weights);
   });
   for (int64_t chunk = 0; chunk < (weight_grad ? chunks : 0); ++chunk)
     for (int64_t i = 0; i < weights; ++i) weight_grad[i] += partial[chunk * weights + i];

@@ -58,27 +58,29 @@ void gather(T* target, int64_t target_pitch, const T* source, int64_t plane, int
     }
 }
 
-// result[t] += grad . input shifted by tap t, for the K x M taps whose rows are `pitch` apart and
-// whose columns are `Step` apart.
+// sums[t] += grad * input shifted by tap t, a vector of partial sums for each of the K x M taps whose
+// rows are `pitch` apart and whose columns are `Step` apart.
 template <typename T, int R, int V, int K, int M, int Step>
-void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t rows,
+void correlate(T* sums, const T* grad, const T* input, int64_t pitch, int64_t rows,
                int64_t row_vectors) {
+  constexpr int lanes = Simd<T>::lanes;
   constexpr int copies = K * M == 1 ? R * V : 1;  // independent sums, where there is but one tap
   typename Simd<T>::Vector sum[copies][K * M] = {};
+#pragma GCC unroll 16
+  for (int t = 0; t < K * M; ++t) sum[0][t] = Simd<T>::load(sums + t * lanes);
   for (int64_t row = 0; row < rows; row += R)
     for (int64_t vector = 0; vector < row_vectors; vector += V) {
-      const int64_t at = row * pitch + vector * Simd<T>::lanes;
+      const int64_t at = row * pitch + vector * lanes;
 #pragma GCC unroll 16
       for (int v = 0; v < V; ++v) {
         typename Simd<T>::Vector g[R];
 #pragma GCC unroll 16
-        for (int r = 0; r < R; ++r)
-          g[r] = Simd<T>::load(grad + at + r * pitch + v * Simd<T>::lanes);
+        for (int r = 0; r < R; ++r) g[r] = Simd<T>::load(grad + at + r * pitch + v * lanes);
 #pragma GCC unroll 16
         for (int i = 0; i < R + K - 1; ++i)
 #pragma GCC unroll 16
           for (int m = 0; m < M; ++m) {
-            const auto x = Simd<T>::load(input + at + i * pitch + v * Simd<T>::lanes + m * Step);
+            const auto x = Simd<T>::load(input + at + i * pitch + v * lanes + m * Step);
 #pragma GCC unroll 16
             for (int k = 0; k < K; ++k)
               if (i - k >= 0 && i - k < R)
@@ -88,7 +90,8 @@ void correlate(T* result, const T* grad, const T* input, int64_t pitch, int64_t 
     }
 #pragma GCC unroll 16
   for (int c = 1; c < copies; ++c) sum[0][0] += sum[c][0];
-  Simd<T>::template add_sums<K * M>(result, sum[0]);
+#pragma GCC unroll 16
+  for (int t = 0; t < K * M; ++t) Simd<T>::store(sums + t * lanes, sum[0][t]);
 }
 
 // Calls f<R, V>() for the block shape of a layout.
