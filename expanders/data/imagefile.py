@@ -107,7 +107,7 @@ def is_whole(slot: bytes) -> bool:
 
 def number_in(slot: bytes) -> int:
     """The number of the image in a slot, its `origin`, which stands before the checksum."""
-    return int.from_bytes(slot[-12:-4], "little")
+    return int.from_bytes(slot[-_TAIL_BYTES:-4], "little")
 
 
 def unfinished(path: Path) -> Path:

@@ -46,6 +46,13 @@ class Transform:
         if not isinstance(self.flip, bool):
             raise _error("flip", self.flip, "must be true or false")
 
+    def side(self, stored: int | None) -> int | None:
+        """The side length of the output, in pixels, for square images of the side `stored`.
+
+        None where that is not known, and the transform does not choose a size itself.
+        """
+        return self.crop or self.resize or stored
+
     def draw(self, num_images: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Random parameters for `num_images` stored images of `height` x `width` pixels.
 

@@ -132,8 +132,7 @@ def read(
         node = settings["dataset"]["transform"]
         if node["_target_"] == "expanders.data.Transform":
             transform = Transform(**{k: v for k, v in node.items() if k != "_target_"})
-            given = settings["dataset"]["source"].get("size")
-            own = transform.crop or transform.resize or given
+            own = transform.side(settings["dataset"]["source"].get("size"))
             size = own if size is None else size
             if size is not None and own in (size, None):
                 dataset = pixels.of_run(settings, transform, size, source)

@@ -256,9 +256,8 @@ def with_connectivity(report: Report, model: nn.Module, transform: Any, image: T
 
 def known_side(config: Config, transform: Any) -> int | None:
     """The side length of the network's inputs in pixels, where it is known before an image is."""
-    if not isinstance(transform, data.Transform):
-        return None
-    return transform.crop or transform.resize or config.dataset["source"].get("size")
+    is_ours = isinstance(transform, data.Transform)
+    return transform.side(config.dataset["source"].get("size")) if is_ours else None
 
 
 def check_size(model: nn.Module, side: int, transform: Any) -> None:
