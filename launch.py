@@ -23,6 +23,7 @@ from yaml import YAMLError
 from expanders.errors import DivergedError, SettingError, TeamError
 from expanders.runs import folders
 from expanders.runs.settings import Node
+from expanders.runs.workers import name_command
 from expanders.training import metrics
 from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, with_recipe
 
@@ -179,6 +180,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Where standard output takes no more (`| head`, a full disk), a run goes on; it has a run.log.
     logging.raiseExceptions = False
+    name_command()
     try:
         sys.argv[1:] = with_recipe(map(degree_as_value, sys.argv[1:]))
         task()

@@ -128,6 +128,14 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def file_digest(path: Path) -> str | None:
+    """A digest of a file's bytes; None without a file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as JSON with a digest, by which `read_sealed` knows that nothing changed."""
     write_json(path, {**content, _SEAL: digest(content)})

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 
 from expanders.files import read_sealed
+from expanders.runs.folders import METRICS_DIGEST
 from tests.conftest import ROOT
 
 TIMES = {
     *("seconds", "images_per_second", "first_step_seconds", "wiring_seconds"),
-    "peak_memory_bytes",
+    *("peak_memory_bytes", METRICS_DIGEST),
 }
 
 

@@ -245,6 +245,11 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["optimizer.weight_decay=-1"], ["Invalid weight_decay"]),
         (["graph=rewired", "graph.p=3"], ["p=3", "between 0 and 1"]),
         (["graph=thin", "degree.value=abc", "hydra.run.dir=x"], ["degree.value=abc", "a number"]),
+        (["wandb.dir=/dev/null/x"], ["wandb.dir=/dev/null/x: cannot be written"]),
+        (
+            ["graph=snip", "graph.images=9999"],
+            ["graph.images=9999", "there are 1294 training images; choose fewer"],
+        ),
         (["graph=snip", "degree=0"], ["degree.value=0", "at least 1"]),
         (["graph.scope=layer"], ["Could not override 'graph.scope'"]),
         (["+graph.scope=layer"], ["graph.scope=layer: no such setting here", "draws"]),

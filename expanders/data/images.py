@@ -45,11 +45,15 @@ class Source:
     `fingerprint()` tells one content from another, cheaply, where the name of the set does not: a
     digest that stays the same where the same files are copied to. None for a set that is the same
     everywhere.
+
+    `num_train()` is the largest number that the training part can have, known without reading an
+    image. None where only reading tells.
     """
 
     num_classes: int
     load: Callable[[], tuple[Images, Images]]
     fingerprint: Callable[[], str] | None = None
+    num_train: Callable[[], int] | None = None
 
 
 def check_fraction(val_fraction: object) -> None:
@@ -59,6 +63,11 @@ def check_fraction(val_fraction: object) -> None:
         raise SettingError(setting, val_fraction, "must be a number, at least 0 and below 1")
     if not 0 <= val_fraction < 1:
         raise SettingError(setting, val_fraction, "must be at least 0 and below 1")
+
+
+def num_validation(val_fraction: float, count: int) -> int:
+    """How many of `count` images are for validation; halves round up."""
+    return int(val_fraction * count + 0.5)
 
 
 def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tuple[Images, Images]:
@@ -73,7 +82,7 @@ def split(images: Images, val_fraction: float, rng: np.random.Generator) -> tupl
     """
     setting = "dataset.val_fraction"
     check_fraction(val_fraction)
-    num_val = int(val_fraction * len(images) + 0.5)
+    num_val = num_validation(val_fraction, len(images))
     if num_val == len(images) or (val_fraction > 0 and num_val == 0):
         empty = "training" if num_val else "validation"
         remedy = f"leaves no {empty} image of {len(images)}; change it, or use 0 for no validation"

@@ -31,7 +31,7 @@ from expanders.data.formats import (
     read_svhn,
     tinyimagenet_labels,
 )
-from expanders.data.images import Images, Source, split
+from expanders.data.images import Images, Source, num_validation, split
 from expanders.data.stored import Storage
 from expanders.errors import SettingError
 from expanders.seeds import stream
@@ -64,7 +64,7 @@ def digits(num_images: int = 1797) -> Source:
         images = Images(large.repeat(1, 3, 1, 1), labels)
         return split(images, 0.2, stream(0, "digits", "test"))
 
-    return Source(10, load)
+    return Source(10, load, num_train=lambda: num_images - num_validation(0.2, num_images))
 
 
 def cifar10(root: StrPath, cache: StrPath | None = None, storage: Storage = "auto") -> Source:
@@ -112,7 +112,7 @@ def _cifar(
         name = official.base_folder.removesuffix("-batches-py").removesuffix("-python")
         return _from_arrays(kept_in / f"{name}.cache", key, storage, root, read)
 
-    return Source(num_classes, load)
+    return Source(num_classes, load, num_train=lambda: 50_000)
 
 
 def svhn(root: StrPath, cache: StrPath | None = None, storage: Storage = "auto") -> Source:
@@ -139,7 +139,7 @@ def svhn(root: StrPath, cache: StrPath | None = None, storage: Storage = "auto")
         key = fingerprint(root, [name for _, name, _ in parts])
         return _from_arrays(kept_in / "svhn.cache", key, storage, root, read)
 
-    return Source(10, load)
+    return Source(10, load, num_train=lambda: 73_257)
 
 
 def tinyimagenet(root: StrPath, cache: StrPath | None = None, storage: Storage = "auto") -> Source:
@@ -163,7 +163,7 @@ def tinyimagenet(root: StrPath, cache: StrPath | None = None, storage: Storage =
         path = kept_in / "tiny-imagenet-200.cache"
         return _from_files(path, storage, root, files, train, test, 64)
 
-    return Source(200, load)
+    return Source(200, load, num_train=lambda: 100_000)
 
 
 def image_folder(
@@ -202,7 +202,7 @@ def image_folder(
                 digest.update(b"\0" + os.fsencode(name) + f"\0{files.status(name)[0]}".encode())
         return digest.hexdigest()[:16]
 
-    return Source(len(classes), load, content)
+    return Source(len(classes), load, content, lambda: len(labelled()[0]))
 
 
 def _from_files(

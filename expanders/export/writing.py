@@ -113,13 +113,15 @@ def write(
         images: how many validation images at most decide how to quantize.
 
     Raises:
-        SettingError: if the network cannot be written, or not in this form.
+        SettingError: if the network cannot be written, or not in this form, or if what it computes
+            is not finite.
         RuntimeError: if the file computes something else than the network; it is then removed.
         OSError: if the file cannot be written.
     """
     check(form, dtype)
     if form == "dense-torch":
         trained = replace(trained, transform=None)  # plain weights come without a normalisation
+    examples = [(inputs, _outputs(trained, inputs)) for inputs in map(trained.images, (1, 5))]
     source = quantized = None
     if form == "c":
         source = trained.c_source()
@@ -131,11 +133,7 @@ def write(
         content = encode(trained, form)
     write_atomically(path, lambda file: file.write(content))
     difference = largest = 0.0
-    reference = trained.complete(trained.network)
-    for count in (1, 5):
-        inputs = trained.images(count)
-        with torch.no_grad():
-            expected = reference(inputs)
+    for inputs, expected in examples:
         difference = max(difference, _magnitude(_run(trained, form, path, inputs) - expected))
         largest = max(largest, _magnitude(expected))
     if quantized is None and not difference <= TOLERANCE * largest:
@@ -203,6 +201,18 @@ def _quantized(trained: Trained, count: int) -> Quantized:
     train = trained.dataset.sample("train", CALIBRATION_IMAGES).pixels
     val = trained.dataset.sample("val", count)
     return quantize(encode(trained, "onnx"), train, val)
+
+
+@torch.no_grad()
+def _outputs(trained: Trained, images: Tensor) -> Tensor:
+    """What a network computes of images, which must be finite to be compared with."""
+    outputs: Tensor = trained.complete(trained.network)(images)
+    if not outputs.isfinite().all():
+        values = trained.network.state_dict().items()
+        odd = [name for name, value in values if not value.isfinite().all()]
+        reason = f"{odd[0]} is not finite" if odd else "its outputs are not finite"
+        raise SettingError("run", trained.name, f"{reason}: there is nothing to write")
+    return outputs
 
 
 def _run(trained: Trained, form: Form, path: Path, images: Tensor) -> Tensor:

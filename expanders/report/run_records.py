@@ -1,5 +1,6 @@
 """Run folders on the disk as records of what they say: whole, cut off and damaged ones."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -59,6 +60,7 @@ class RunRecord:
         wiring: what its graph.json says; nothing before the run has wired its network.
         error: why it failed, in one line.
         test_read_before: whether it went on with a run whose test accuracy was known.
+        metrics_digest: of its metrics.jsonl when it finished, if its summary tells.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class RunRecord:
     wiring: "GraphFile"
     error: str = ""
     test_read_before: bool = False
+    metrics_digest: str | None = None
 
     @property
     def definition(self) -> Mapping[str, Any]:
@@ -116,7 +119,12 @@ class RunRecord:
         return first / second if first > 0 and second > 0 else None
 
     def history(self) -> list[dict[str, Any]]:
-        """The metrics of the epochs that it has done; lines that are not JSON are left out."""
+        """The metrics of the epochs that it has done; lines that are not JSON are left out.
+
+        None at all where the file is not the one that the run finished with.
+        """
+        if self.has_other_metrics:
+            return []
         try:
             lines = file_content(self.folder / "metrics.jsonl").decode().splitlines()
         except (Unreadable, UnicodeDecodeError):
@@ -126,6 +134,17 @@ class RunRecord:
         except (ValueError, RecursionError):
             rows = [parsed(line) for line in lines]
         return [r for r in rows if isinstance(r, dict) and number(r.get(metrics.EPOCH)) is not None]
+
+    @cached_property
+    def has_other_metrics(self) -> bool:
+        """Whether its metrics.jsonl was changed or removed after it finished."""
+        if self.metrics_digest is None:
+            return False
+        try:
+            content = file_content(self.folder / "metrics.jsonl")
+        except Unreadable:
+            return True
+        return hashlib.sha256(content).hexdigest() != self.metrics_digest
 
     @cached_property
     def images_per_second(self) -> float | None:
@@ -166,7 +185,10 @@ def read_records(root: Path) -> tuple[list[RunRecord], list[Skipped]]:
     records = []
     for folder in _run_folders(root, skipped):
         try:
-            records.append(_record(folder))
+            records.append(record := _record(folder))
+            if record.has_other_metrics:
+                reason = "was changed or removed after the run ended: no curve and no speed of it"
+                skipped.append(Skipped(folder / "metrics.jsonl", reason))
         except Unreadable as error:
             skipped.append(Skipped(folder, str(error)))
     if not records:
@@ -228,7 +250,8 @@ def _record(folder: Path) -> RunRecord:
     except Unreadable as reason:
         state, summary, error = "failed", {}, str(reason)
     known_before = known.get(metrics.TEST_READ_BEFORE) is True
-    return RunRecord(folder, config, streams, state, summary, wiring, error, known_before)
+    history = known.get(folders.METRICS_DIGEST) if state == "finished" else None
+    return RunRecord(folder, config, streams, state, summary, wiring, error, known_before, history)
 
 
 def _wiring(folder: Path) -> GraphFile:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from expanders import data
+from expanders.data.images import num_validation
 from expanders.errors import SettingError
 from expanders.runs import checkpoint, folders, resume
 from expanders.runs.checkpoint import Blueprint
@@ -145,15 +146,30 @@ class RunImages:
         images, test = self.source.load()
         return *data.split(images, self._val_fraction, stream(self.seed, "split")), test
 
+    def check_sample(self, count: int) -> None:
+        """Make sure, as far as that is known without reading images, that there are so many.
+
+        Raises:
+            SettingError: if there are fewer training images.
+        """
+        if self.source.num_train is not None:
+            known = self.source.num_train()
+            _check_sample(count, known - num_validation(self._val_fraction, known))
+
     def sample(self, count: int, device: torch.device) -> LabelledImages:
         """Training images for a wiring method, prepared as for evaluation."""
+        self.check_sample(count)
         train = self.parts[0]
-        if count > len(train):
-            remedy = f"there are {len(train)} training images; choose fewer"
-            raise SettingError("graph.images", count, remedy)
+        _check_sample(count, len(train))
         chosen = data.sample(train, max(count, 1), stream(self.seed, "wiring")).to(device)
         pixels, labels = next(data.batches(chosen, len(chosen)))
         return self.transform.eval(pixels), labels
+
+
+def _check_sample(count: int, available: int) -> None:
+    if count > available:
+        remedy = f"there are {available} training images; choose fewer"
+        raise SettingError("graph.images", count, remedy)
 
 
 def what_began(

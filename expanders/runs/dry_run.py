@@ -4,8 +4,8 @@ The network is built on PyTorch's meta device, where tensors have shapes but no 
 layers of one size only one gets a graph. So a check takes a fraction of a second, and what the runs
 of a sweep share is made once.
 
-Only the run itself can find an image that cannot be decoded, too few images for a score, a drive or
-a memory that is too small, and a loss that diverges.
+Only the run itself can find an image that cannot be decoded, a drive or a memory that is too small,
+and a loss that diverges.
 """
 
 import json
@@ -22,7 +22,14 @@ from expanders.errors import SettingError
 from expanders.graphs.edges import GraphModel, IntArray
 from expanders.graphs.simple import is_dense
 from expanders.runs import checkpoint, folders, resume
-from expanders.runs.build import check_size, dense_network, graph_node, known_side, optimization
+from expanders.runs.build import (
+    RunImages,
+    check_size,
+    dense_network,
+    graph_node,
+    known_side,
+    optimization,
+)
 from expanders.runs.folders import State
 from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
@@ -51,7 +58,8 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
         folders.check_unchanged(folder, record)
     WandbSettings(**config.wandb).checked()
     choose_device(config.device)
-    source = instantiate(config.dataset["source"])
+    images = RunImages(config, instantiate)
+    source = images.source
     if config.restart or folders.state(folder) == State.NEW:
         if config.start_from is not None:
             before = read_predecessor(Path(config.start_from).expanduser(), record)
@@ -61,7 +69,10 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
         if config.checkpoint is not None:
             checkpoint.read(config.checkpoint)
     model = json.dumps(config.model, sort_keys=True), source.num_classes, instantiate
-    _check_size(config, instantiate(config.dataset["transform"]), *model)
+    _check_size(config, images.transform, *model)
+    graph = instantiate(graph_node(config))
+    if isinstance(graph, Method) and config.start_from is None:
+        images.check_sample(graph.images)
     _check_wiring(config, _shapes(*model), instantiate)
     optimization(config, _shapes(*model), instantiate)
 

@@ -13,7 +13,8 @@ lock            held by the process that trains here; its content names that pro
 wandb_id        the run's identity on W&B; wandb/ holds its local files
 
 config.json, summary.json and the checkpoints carry the digest of the run's definition, and are not
-believed in another run's folder. The first two also carry a digest of their content.
+believed in another run's folder. The first two also carry a digest of their content, and
+summary.json one of metrics.jsonl.
 """
 
 import json
@@ -29,6 +30,7 @@ from expanders.errors import DamagedError, SettingError
 from expanders.files import (
     Stamp,
     digest,
+    file_digest,
     read_sealed,
     remove_leftovers,
     stamp,
@@ -41,6 +43,7 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = ("new.pt", "last.pt", "previous.pt")  # to continue from, the newest first
 BEST = "best.pt"
+METRICS_DIGEST = "metrics"  # in summary.json
 
 _RESULTS = (  # of a run, in the order in which `clear` removes them
     *("summary.json", "failure.json", *CHECKPOINTS, BEST),
@@ -85,6 +88,7 @@ def summary(folder: Path, run: str | None = None) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, DamagedError):
         return None
     of = content.pop("run", None)
+    content.pop(METRICS_DIGEST, None)
     if run is None:
         with suppress(FileNotFoundError, DamagedError):
             run = run_digest(read_sealed(folder / "config.json"))
@@ -93,7 +97,8 @@ def summary(folder: Path, run: str | None = None) -> dict[str, Any] | None:
 
 def write_summary(folder: Path, content: Mapping[str, Any], run: str) -> None:
     """Write the outcome of a run, which is then done."""
-    write_sealed(folder / "summary.json", {**content, "run": run})
+    history = file_digest(folder / "metrics.jsonl")
+    write_sealed(folder / "summary.json", {**content, "run": run, METRICS_DIGEST: history})
 
 
 def finish(folder: Path) -> Stamp | None:

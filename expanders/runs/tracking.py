@@ -75,7 +75,8 @@ class WandbSettings:
 
         Raises:
             SettingError: if W&B does not take the project, a tag, or the value of one of its
-                environment variables, or if `mode` is online and nobody is logged in.
+                environment variables, if `dir` cannot be written, or if `mode` is online and
+                nobody is logged in.
         """
         try:
             wandb.Settings().update_from_env_vars(dict(os.environ))
@@ -93,6 +94,8 @@ class WandbSettings:
                 wandb.Settings(**{name: value})
             except (wandb.Error, pydantic.ValidationError) as error:
                 raise SettingError(setting, value, " ".join(str(error).split())) from None
+        if self.dir is not None and self.mode != "disabled" and not _can_write(Path(self.dir)):
+            raise SettingError("wandb.dir", self.dir, "cannot be written; choose another folder")
         if self.mode == "online" and not wandb.login(prompt=False, verify=False):
             remedy = "needs a login: `wandb login`, or use wandb.mode=offline"
             raise SettingError("wandb.mode", self.mode, remedy)
@@ -187,6 +190,13 @@ def flatten_layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     row["shape"] = "x".join(str(size) for size in layer["shape"])
     row.update(layer["measures"])
     return row
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder, which may have to be made first."""
+    places = (folder, *folder.absolute().parents)
+    there = next(place for place in places if os.path.exists(place))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _agents_id() -> str | None:

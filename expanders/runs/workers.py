@@ -7,6 +7,12 @@ import threading
 import time
 
 _SECONDS = 1  # between two looks at who the parent is
+_NAMED = "EXPANDERS_COMMAND"  # environment variable: the process that workers end with
+
+
+def name_command() -> None:
+    """Tell the workers that this process starts that it is the one to end with."""
+    os.environ[_NAMED] = str(os.getpid())
 
 
 @functools.cache
@@ -19,6 +25,8 @@ def end_with_parent() -> None:
     if multiprocessing.current_process().name == "MainProcess":
         return
     parent = os.getppid()
+    if _is_gone(os.environ.get(_NAMED, "")):  # it was killed while this one imported its modules
+        os._exit(1)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -26,3 +34,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+def _is_gone(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, PermissionError):
+        pass
+    return False

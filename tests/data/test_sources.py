@@ -26,6 +26,12 @@ def offline(monkeypatch):
 # ---- digits
 
 
+@pytest.mark.parametrize("number", [50, 52, 1797])
+def test_how_many_digits_there_are_to_train_on_is_known_without_reading_them(number):
+    source = digits(number)
+    assert source.num_train() == len(source.load()[0])
+
+
 def test_digits():
     source = digits()
     train, test = loaded(source)

@@ -14,6 +14,7 @@ from expanders.data import digits
 from expanders.errors import SettingError
 from expanders.export import plain
 from expanders.export.c.compiled import compiler, run_c
+from expanders.export.c.constants import Constants
 from expanders.export.c.generate import c_source
 from expanders.wiring.layers import SparseLinear
 from expanders.wiring.unstructured import UnstructuredConv2d
@@ -175,3 +176,9 @@ def test_the_example_prints_the_class_of_a_picture(pixels, tmp_path):
         [folder / "classify", folder / "small.ppm"], check=False, capture_output=True, text=True
     )
     assert (refused.returncode, "not a binary PPM of 32x32" in refused.stderr) == (1, True)
+
+
+def test_a_sparse_layer_of_too_many_inputs_for_its_numbers_is_refused():
+    edges = torch.tensor([[0, 69_999], [0, 1]])
+    with pytest.raises(SettingError, match=r"no C for a sparse layer of more than 65,536 inputs"):
+        Constants().edges(SparseLinear(70_000, 2, edges))

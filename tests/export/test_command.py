@@ -14,6 +14,7 @@ from expanders.export import comparison, writing
 from expanders.export.c.compiled import compiler
 from expanders.export.measure import Measured
 from expanders.files import read_sealed, write_sealed
+from expanders.runs import checkpoint
 from expanders.runs.checkpoint import Blueprint
 from tests.export import own
 from tests.export.conftest import OWN, TRANSFORM, make_run
@@ -193,6 +194,20 @@ def test_networks_that_cannot_be_written_are_refused(tmp_path, capsys):
         assert "there is no C for a flow of tensors" in refusal(
             capsys, run, *named, "--format", "c"
         )
+
+
+def test_networks_that_compute_nothing_finite_are_refused(own_run, capsys):
+    content = torch.load(own_run / "best.pt", weights_only=True)
+    weight = next(name for name, value in content["state"].items() if value.is_floating_point())
+    content["state"][weight][0] = float("nan")
+    checkpoint.write(own_run / "best.pt", content)
+    for form in ("onnx", "torch", "dense-torch"):
+        message = refusal(capsys, own_run, *MODEL, "--format", form)
+        assert f"run=net: {weight} is not finite: there is nothing to write" in message
+    content["state"][weight][0] = 3e38
+    checkpoint.write(own_run / "best.pt", content)
+    assert "run=net: its outputs are not finite" in refusal(capsys, own_run, *MODEL)
+    assert not list(own_run.glob("network*"))
 
 
 def test_without_a_compiler_c_is_refused(own_run, monkeypatch, capsys):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from expanders.files import file_digest
 from expanders.report.__main__ import write
 from tests.report.run_folders import change, write_run
 
@@ -59,6 +60,13 @@ def replaced(root: Path, name: str, content: str | bytes) -> None:
     """A finished run with one file replaced."""
     path = write_run(root, seed=1) / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def measured(root: Path, content: str) -> None:
+    """A run that finished with these metrics."""
+    replaced(root, "metrics.jsonl", content)
+    (path,) = root.glob("*-s1*/metrics.jsonl")
+    change(path.with_name("summary.json"), metrics=file_digest(path))
 
 
 # Names of folders
@@ -291,22 +299,28 @@ def failure_is_a_list(root):
 
 @odd()
 def metrics_deep(root):
-    replaced(root, "metrics.jsonl", DEEP + "\n")
+    measured(root, DEEP + "\n")
 
 
 @odd(drawn=True)
 def metrics_beyond_float(root):
     rows = [{"epoch": HUGE, "val/accuracy": 1}, {"epoch": 1, "val/accuracy": HUGE}]
-    replaced(root, "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    measured(root, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @odd(drawn=True)
 def metrics_of_1e308(root):
     rows = [{"epoch": e, "val/accuracy": 1e308, "train/loss": -1e308} for e in (-1, 1e308)]
-    replaced(root, "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    measured(root, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-@odd()
+@odd("changed or removed after the run ended", drawn=True)
+def metrics_changed(root):
+    path = write_run(root, seed=1) / "metrics.jsonl"
+    path.write_text(path.read_text().replace("accuracy", "accuracz"))
+
+
+@odd("changed or removed after the run ended")
 def metrics_are_a_fifo(root):
     folder = write_run(root, seed=1)
     (folder / "metrics.jsonl").unlink()

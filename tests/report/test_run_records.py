@@ -9,7 +9,7 @@ from expanders.errors import SettingError
 from expanders.report.json_files import number
 from expanders.report.run_records import Streams, read_records
 from tests.conftest import ROOT
-from tests.report.run_folders import write_run
+from tests.report.run_folders import change, write_run
 
 
 def only(root):
@@ -140,6 +140,7 @@ def test_damaged_lines_of_metrics_and_layers_are_left_out(tmp_path):
     whole = (folder / "metrics.jsonl").read_text()
     (folder / "metrics.jsonl").write_text(whole + '\n"text"\n{"epoch": 4, "val/acc')
     (folder / "graph.json").write_text('{"layers": [{"name": "a"}]}')
+    change(folder / "summary.json", metrics=None)  # of a version that wrote no digest of them
     run = only(tmp_path)
     assert [row["epoch"] for row in run.history()] == [1, 2, 3]
     assert run.wiring.layers == ()
@@ -147,6 +148,17 @@ def test_damaged_lines_of_metrics_and_layers_are_left_out(tmp_path):
     (folder / "graph.json").write_bytes(b"\xff")
     assert run.history() == []
     assert run.wiring.layers == ()
+
+
+def test_metrics_that_are_not_those_of_the_finish_are_named_and_not_used(tmp_path):
+    folder = write_run(tmp_path, epochs=3)
+    rows = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(rows.replace("val/accuracy", "val/accuracz"))
+    (run,), (skipped,) = read_records(tmp_path)
+    assert skipped.path == folder / "metrics.jsonl"
+    assert "was changed or removed after the run ended" in skipped.reason
+    assert (run.state, run.accuracy) == ("finished", 0.9)
+    assert (run.history(), run.images_per_second) == ([], None)
 
 
 def test_a_folder_without_runs_is_one_clear_line(tmp_path):

@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,6 +36,7 @@ from expanders.wiring import native, operator
 from expanders.wiring.draw import draw
 from expanders.wiring.wire import wire
 from launch import one_line
+from tests.conftest import ROOT
 from tests.outcomes import metrics, outcome, outcomes, started, wait_for, without_times
 from tests.runs.test_tracking import of_type, records
 
@@ -463,6 +465,35 @@ def test_killing_the_command_of_a_sweep_ends_its_workers(tmp_path, few_images):
         process.kill()
         process.wait()
         wait_for(lambda: not is_group(process.pid), "the end of the workers", seconds=60)
+
+
+ORPHAN = """
+import multiprocessing, os, time
+from expanders.runs.workers import end_with_parent, name_command
+
+def work(parent):
+    try:
+        while True:
+            os.kill(parent, 0)
+            time.sleep(0.01)
+    except ProcessLookupError:
+        end_with_parent()
+    print("lives on", flush=True)
+
+name_command()
+multiprocessing.get_context("fork").Process(target=work, args=(os.getpid(),)).start()
+os._exit(0)
+"""
+
+
+def test_a_worker_whose_command_was_killed_before_its_run_began_does_not_begin(tmp_path):
+    path = tmp_path / "said.txt"
+    with path.open("w") as said:
+        command = [sys.executable, "-c", ORPHAN]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=said, process_group=0)
+        assert process.wait(timeout=60) == 0
+    wait_for(lambda: not is_group(process.pid), "the end of the worker", seconds=60)
+    assert path.read_text() == ""
 
 
 def is_group(number):

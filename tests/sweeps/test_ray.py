@@ -1,4 +1,4 @@
-"""The preset for Ray, where its package is installed, or lies in the folder that `.ci/run` fills."""
+"""The preset for Ray, where its package is installed or `.ci/run` has put it in a folder."""
 
 import importlib.util
 import os

@@ -6,7 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from expanders.errors import SettingError
 from expanders.wiring.layers import SparseLayer
+
+_LARGEST = 2**16 - 1  # of the whole numbers among the constants
 
 Layer = nn.Conv2d | nn.Linear | SparseLayer
 
@@ -39,7 +42,11 @@ class Constants:
         return label
 
     def edges(self, layer: Layer) -> str:
-        """Add what `Edges` in layers.c needs of a layer; returns its address."""
+        """Add what `Edges` in layers.c needs of a layer; returns its address.
+
+        Raises:
+            SettingError: if its inputs cannot be numbered in 16 bits.
+        """
         outputs, inputs, weight = _graph(layer)
         num_right = layer.num_right if isinstance(layer, SparseLayer) else layer.weight.shape[0]
         degrees = np.bincount(outputs, minlength=num_right)
@@ -48,6 +55,9 @@ class Constants:
         every = np.arange(inputs.max(initial=0) + 1)
         is_complete = np.array_equal(inputs, np.tile(every, num_right))
         is_regular = degrees.min() == degrees.max()
+        if not is_complete and inputs.max() > _LARGEST:
+            what = f"a sparse layer of more than {_LARGEST + 1:,} inputs"
+            raise SettingError("format", "c", f"there is no C for {what}; use onnx")
         which = "NULL" if is_complete else self.array("inputs", inputs)
         how_many = "NULL" if is_regular else self.array("degrees", degrees)
         sizes = f"{1 + int(inputs.max(initial=0) > 255)}, {1 + int(degrees.max() > 255)}"
