@@ -142,8 +142,10 @@ def gathered(model: nn.Module, better: Callable[[SparseLayer], bool]) -> nn.Modu
     """A copy with every sparse layer in plain operators: as gathers where that is `better`."""
 
     def rebuild(layer: SparseLayer) -> nn.Module:
-        if isinstance(layer, UnstructuredConv2d) or not better(layer):
+        if not better(layer):
             return _dense_layer(layer)
+        if isinstance(layer, UnstructuredConv2d):
+            layer = layer.kernels()
         if isinstance(layer, SparseConv2d):
             return GatheredConv2d(layer)
         assert isinstance(layer, SparseLinear)
@@ -164,11 +166,12 @@ def is_faster_gathered(layer: SparseLayer, pixels: int) -> bool:
         layer: a sparse layer.
         pixels: that it computes, of one image and channel.
     """
-    if math.prod(layer.weight.shape[1:]) == 1:
-        return layer.density <= 0.015
-    if math.prod(getattr(layer, "stride", (1, 1))) > 1:
-        return layer.density <= 0.08
-    return layer.density <= (0.125 if pixels >= 64 else 0.09)
+    density = layer.edge_density
+    if math.prod(layer.kernel_size) == 1:
+        return density <= 0.015
+    if math.prod(layer.stride) > 1:
+        return density <= 0.08
+    return density <= (0.125 if pixels >= 64 else 0.09)
 
 
 def output_pixels(model: nn.Module, size: int) -> dict[SparseLayer, int]:
@@ -195,8 +198,8 @@ def output_pixels(model: nn.Module, size: int) -> dict[SparseLayer, int]:
 
 def is_smaller_gathered(layer: SparseLayer) -> bool:
     """Whether a layer takes less memory as gathers: an edge then costs its kernel and its input."""
-    kernel = math.prod(layer.weight.shape[1:])
-    return layer.density < kernel / (kernel + 1)
+    kernel = math.prod(layer.kernel_size)
+    return layer.edge_density < kernel / (kernel + 1)
 
 
 def dense(model: nn.Module) -> nn.Module:
@@ -205,8 +208,8 @@ def dense(model: nn.Module) -> nn.Module:
 
 
 def whole_kernels(model: nn.Module) -> nn.Module:
-    """A copy with an `nn.Conv2d` for every layer of single weights; other layers stay."""
-    return _with_layers(model, lambda m: _dense_layer(m) if type(m) is UnstructuredConv2d else m)
+    """A copy with kernels on edges for every layer of single weights; other layers stay."""
+    return _with_layers(model, lambda m: m.kernels() if isinstance(m, UnstructuredConv2d) else m)
 
 
 def _dense_layer(layer: SparseLayer) -> nn.Module:

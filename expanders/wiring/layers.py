@@ -39,6 +39,8 @@ class SparseLayer(nn.Module):
 
     edges: Tensor
     bias: nn.Parameter | None
+    kernel_size: tuple[int, ...] = ()
+    stride: tuple[int, int] = (1, 1)
 
     def __init__(
         self, num_left: int, num_right: int, edges: Tensor, kernel_size: tuple[int, ...], bias: bool
@@ -58,7 +60,12 @@ class SparseLayer(nn.Module):
 
     @property
     def density(self) -> float:
-        """Share of the possible edges that exist, between 0 and 1."""
+        """Share of the possible weights that exist, between 0 and 1."""
+        return self.edge_density
+
+    @property
+    def edge_density(self) -> float:
+        """Share of the possible edges between channels that exist, between 0 and 1."""
         return self.num_edges / (self.num_left * self.num_right)
 
     def channel_edges(self) -> tuple[Tensor, Tensor]:
@@ -79,8 +86,9 @@ class SparseLayer(nn.Module):
 
     def mask(self) -> Tensor:
         """Which kernels exist: bool, shape (num_right, num_left)."""
+        left, right = self.channel_edges()[0]
         mask = self.edges.new_zeros(self.num_right, self.num_left, dtype=torch.bool)
-        mask[self.edges[1], self.edges[0]] = True
+        mask[right, left] = True
         return mask
 
     @property
@@ -95,8 +103,13 @@ class SparseLayer(nn.Module):
 
     def chosen_execution(self) -> Literal["dense", "sparse"]:
         """How the layer computes, where its weights are now."""
-        stride = getattr(self, "stride", (1, 1))
-        return choose(self._execution, self.density, self.weight, self.weight, stride)
+        return self._choose(self.weight)
+
+    def _choose(self, x: Tensor) -> Literal["dense", "sparse"]:
+        """How the layer computes `x`."""
+        return choose(
+            self._execution, self.edge_density, x, self.weight, self.kernel_size, self.stride
+        )
 
     @torch.no_grad()
     def _take_from(self, dense: nn.Conv2d | nn.Linear) -> None:
@@ -154,7 +167,7 @@ class SparseConv2d(SparseLayer):
         bias: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, edges, kernel_size, bias)
-        self.kernel_size = kernel_size
+        self.kernel_size: tuple[int, int] = kernel_size
         self.stride = stride
         self.dilation = dilation
         self.margins = margins_of(padding, kernel_size, dilation)
@@ -188,9 +201,12 @@ class SparseConv2d(SparseLayer):
         if self.padding_mode != "zeros":
             x = F.pad(x, margins, mode=self.padding_mode)
             margins = (0, 0, 0, 0)
-        if choose(self._execution, self.density, x, self.weight, self.stride) == "sparse":
-            graph, geometry = (self.edges, self.num_right), (self.stride, margins, self.dilation)
-            return conv2d(x, self.weight, *graph, *geometry, bias=self.bias, relu=self.relu)
+        if self._choose(x) == "sparse":
+            edges, weight = self._kernels()
+            geometry = (self.stride, margins, self.dilation)
+            return conv2d(
+                x, weight, edges, self.num_right, *geometry, bias=self.bias, relu=self.relu
+            )
         left, right, top, bottom = margins
         if (left, top) != (right, bottom):
             x = F.pad(x, margins)
@@ -198,6 +214,10 @@ class SparseConv2d(SparseLayer):
         weight = self.dense_weight()
         y = F.conv2d(x, weight, self.bias, self.stride, (top, left), self.dilation)
         return F.relu(y) if self.relu else y
+
+    def _kernels(self) -> tuple[Tensor, Tensor]:
+        """The channels that kernels connect, as `edges`, and these kernels; differentiable."""
+        return self.edges, self.weight
 
     def extra_repr(self) -> str:
         """Shape, geometry and number of edges, for `print(model)`."""
@@ -238,7 +258,7 @@ class SparseLinear(SparseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform `x`, shape (..., in_features)."""
-        if choose(self._execution, self.density, x, self.weight) == "sparse":
+        if self._choose(x) == "sparse":
             tokens = x.reshape(-1, self.num_left)
             y = linear(tokens, self.weight, self.bias, self.edges, self.num_right)
             return y.view(*x.shape[:-1], self.num_right)

@@ -19,20 +19,26 @@ Execution = Literal["auto", "dense", "sparse"]
 
 
 def choose(
-    execution: Execution, density: float, x: Tensor, weight: Tensor, stride: Sequence[int] = (1, 1)
+    execution: Execution,
+    density: float,
+    x: Tensor,
+    weight: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
 ) -> Literal["dense", "sparse"]:
     """What a layer that asks for `execution` gets: the faster one, or all that is possible.
 
     Args:
         execution: what the layer asks for; "auto" leaves it to `is_faster_sparse`.
-        density: share of the possible edges that exist.
+        density: share of the possible edges between channels that exist.
         x: input of the layer.
-        weight: live weights, (num_edges, *kernel_size).
+        weight: live weights.
+        kernel_size: height and width, in pixels; nothing for a linear layer.
         stride: vertical and horizontal, in pixels.
     """
     if execution == "dense" or not _is_supported(x, weight):
         return "dense"
-    if execution == "auto" and not is_faster_sparse(density, weight.shape[1:], stride):
+    if execution == "auto" and not is_faster_sparse(density, kernel_size, stride):
         return "dense"
     return "sparse" if native.is_available() else "dense"
 

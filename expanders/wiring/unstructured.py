@@ -1,16 +1,17 @@
 """A convolution whose edges are single weights: the granularity of most pruning methods.
 
 It serves to compare: the same number of live weights, spread over many more kernels. As in the
-other sparse layers only what exists is stored, with its position; but it computes densely.
+other sparse layers only what exists is stored, with its position. What computes are whole kernels:
+all of them (dense), or those that have a live weight (sparse).
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from expanders.wiring.layers import SparseConv2d, checked_edges, positions
-from expanders.wiring.operator import Execution
 
 
 class UnstructuredConv2d(SparseConv2d):
@@ -52,24 +53,34 @@ class UnstructuredConv2d(SparseConv2d):
             padding_mode=padding_mode,
             bias=bias,
         )
-        self._execution = "dense"
         self.num_taps = in_channels * math.prod(kernel_size)
         self.register_buffer("edges", checked_edges(edges, self.num_taps, out_channels))
         self.weight = nn.Parameter(torch.zeros(edges.shape[1]))
+        for name in ("_channels", "_counts", "_places"):
+            self.register_buffer(name, torch.empty(0, dtype=torch.int64), persistent=False)
+        self._find_kernels()
 
-    @property
-    def execution(self) -> Execution:
-        """Always "dense": there is no operator over single weights."""
-        return "dense"
+    def _find_kernels(self) -> None:
+        """Number the kernels that have a live weight.
 
-    @execution.setter
-    def execution(self, execution: Execution) -> None:
-        self._execution = "dense"
+        Sets the channels that they connect, (2, K), how many live weights each has, (K,), and the
+        place of each live weight in all of them, (num_weights,).
+        """
+        taps = math.prod(self.kernel_size)
+        left = torch.div(self.edges[0], taps, rounding_mode="floor")
+        kernels = self.edges[1] * self.num_left + left
+        flat, numbers, self._counts = torch.unique(kernels, return_inverse=True, return_counts=True)
+        self._channels = torch.stack([flat % self.num_left, flat // self.num_left])
+        self._places = numbers * taps + self.edges[0] % taps
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._find_kernels()
 
     @property
     def num_edges(self) -> int:
         """Number of kernels that have a live weight."""
-        return self.channel_edges()[0].shape[1]
+        return self._channels.shape[1]
 
     @property
     def density(self) -> float:
@@ -78,12 +89,24 @@ class UnstructuredConv2d(SparseConv2d):
 
     def channel_edges(self) -> tuple[Tensor, Tensor]:
         """The kernels that have a live weight, and how many each has."""
-        taps = self.num_taps // self.num_left
-        places = torch.div(self.edges[0], taps, rounding_mode="floor")
-        kernels = self.edges[1] * self.num_left + places
-        flat, counts = torch.unique(kernels, return_counts=True)
-        left, right = flat % self.num_left, flat // self.num_left
-        return torch.stack([left, right]), counts
+        return self._channels, self._counts
+
+    def kernels(self) -> SparseConv2d:
+        """The same convolution with whole kernels, zeros included, where there is a live weight."""
+        edges, weight = self._kernels()
+        layer = SparseConv2d(
+            self.num_left,
+            self.num_right,
+            self.kernel_size,
+            edges,
+            stride=self.stride,
+            padding=(0, 0),
+            dilation=self.dilation,
+            padding_mode=self.padding_mode,
+        )
+        layer.margins, layer.relu = self.margins, self.relu
+        layer.weight, layer.bias = nn.Parameter(weight.detach()), self.bias
+        return layer.train(self.training)
 
     def dense_weight(self) -> Tensor:
         """The weight of the equivalent dense layer, zero off the graph; differentiable.
@@ -94,12 +117,11 @@ class UnstructuredConv2d(SparseConv2d):
         weight = empty.index_copy(0, positions(self.edges, self.num_taps), self.weight)
         return weight.view(self.num_right, self.num_left, *self.kernel_size)
 
-    def mask(self) -> Tensor:
-        """Which kernels have a live weight: bool, shape (num_right, num_left)."""
-        left, right = self.channel_edges()[0]
-        mask = self.edges.new_zeros(self.num_right, self.num_left, dtype=torch.bool)
-        mask[right, left] = True
-        return mask
+    def _kernels(self) -> tuple[Tensor, Tensor]:
+        taps = math.prod(self.kernel_size)
+        empty = self.weight.new_zeros(self.num_edges * taps)
+        weight = empty.index_copy(0, self._places, self.weight)
+        return self._channels, weight.view(-1, *self.kernel_size)
 
     def _live_part(self, dense_weight: Tensor) -> Tensor:
         return dense_weight.flatten(1)[self.edges[1], self.edges[0]]

@@ -203,7 +203,7 @@ def _describe_wired(
     values.pop("edges"), values.pop("density")  # the layer's own
     return LayerReport(
         name=name,
-        shape=(layer.num_right, layer.num_left, *getattr(layer, "kernel_size", ())),
+        shape=(layer.num_right, layer.num_left, *layer.kernel_size),
         graph=method,
         edges=edges.shape[1],
         live=_size(layer),

@@ -16,7 +16,7 @@ from expanders.export import plain
 from expanders.export.c.compiled import compiler, run_c
 from expanders.export.c.constants import Constants
 from expanders.export.c.generate import c_source
-from expanders.wiring.layers import SparseLinear
+from expanders.wiring.layers import SparseConv2d, SparseLinear
 from expanders.wiring.unstructured import UnstructuredConv2d
 from expanders.wiring.wire import sparsify
 
@@ -121,22 +121,20 @@ def test_single_layers(layer, tmp_path):
 
 
 def test_single_weights_become_whole_kernels(pixels, tmp_path):
-    """There are loops for kernels alone; weights that a kernel lacks are zeros of a dense one."""
+    """There are loops for kernels alone; weights that a kernel lacks are zeros of it."""
     torch.manual_seed(0)
     model = models.vgg16bn(num_classes=10, width=0.25)
     sparsify(model, graphs.rreg, 3, granularity="weight", fan="live")
-    sparse = {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d}
-    assert len(sparse) == 13
+    single = {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d}
+    assert len(single) == 13
     model.eval()
     whole = plain.whole_kernels(model)
-    modules = dict(whole.named_modules())
-    for name in sparse:
-        layer = model.get_submodule(name)
-        assert type(modules[name]) is nn.Conv2d
-        assert torch.equal(modules[name].weight, layer.dense_weight())
-        assert int((modules[name].weight != 0).sum()) <= layer.weight.numel()
-    assert type(modules["classifier.0"]) is SparseLinear  # its edges are single weights anyway
-    assert {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d} == sparse
+    for name in single:
+        layer, kernels = model.get_submodule(name), whole.get_submodule(name)
+        assert type(kernels) is SparseConv2d
+        assert torch.equal(kernels.dense_weight(), layer.dense_weight())
+        assert kernels.num_edges == int(layer.mask().sum())
+    assert {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d} == single
     check(model, pixels, tmp_path, compiler(), *STRICT, *SANITIZED)
 
 

@@ -430,9 +430,8 @@ def test_unknown_execution_is_refused():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_other_types_compute_densely(dtype):
     layer = conv(3, 4, random_edges(3, 4, 6), dtype=dtype)
-    assert operator.choose("sparse", layer.density, torch.zeros(1, dtype=dtype), layer.weight) == (
-        "dense"
-    )
+    layer.execution = "sparse"
+    assert layer.chosen_execution() == "dense"
     assert layer(torch.randn(1, 3, 5, 5, dtype=dtype)).dtype == dtype
 
 
@@ -454,9 +453,7 @@ def test_auto_computes_sparsely_for_few_edges_only():
     for degree in (3, 64):
         model = vgg16bn()
         sparsify(model, degree=degree)
-        layer = model.features[3]
-        x = torch.zeros(1, 64, 4, 4)
-        chosen[degree] = operator.choose("auto", layer.density, x, layer.weight)
+        chosen[degree] = model.features[3].chosen_execution()
     assert chosen == {3: "sparse" if native.is_available() else "dense", 64: "dense"}
 
 

@@ -11,7 +11,7 @@ from expanders import Blueprint, graphs, load, models, save, sparsify
 from expanders.errors import SettingError
 from expanders.export import plain
 from expanders.seeds import stream
-from expanders.wiring import connectivity, scored
+from expanders.wiring import connectivity, native, scored
 from expanders.wiring.fold import without_norms
 from expanders.wiring.layers import SparseConv2d, SparseLinear
 from expanders.wiring.unstructured import UnstructuredConv2d
@@ -23,8 +23,9 @@ CONVS = [
 ]
 
 
+@pytest.mark.parametrize("execution", ["dense", "sparse"])
 @pytest.mark.parametrize("options", CONVS)
-def test_computes_what_the_masked_dense_layer_computes(options):
+def test_computes_what_the_masked_dense_layer_computes(options, execution):
     conv = nn.Conv2d(6, 10, **options).double()
     taps = 6 * conv.weight[0, 0].numel()
     edges = graphs.random(taps, 10, 70, stream(0, "graph"))
@@ -33,7 +34,9 @@ def test_computes_what_the_masked_dense_layer_computes(options):
     mask[edges[1], edges[0]] = 1
     conv.weight.data *= torch.from_numpy(mask).view_as(conv.weight)
     x = torch.randn(2, 6, 12, 12, dtype=torch.float64)
-    assert torch.equal(layer(x), conv(x))
+    layer.execution = execution
+    assert layer.chosen_execution() == execution or not native.is_available()
+    assert torch.allclose(layer(x), conv(x))
     assert layer.weight.shape == (70,)
     assert layer.density == 70 / (10 * taps)
     assert torch.equal(layer.mask(), conv.weight.abs().sum((2, 3)) > 0)
@@ -105,12 +108,31 @@ def test_goes_through_a_checkpoint_and_an_export(tmp_path):
     assert torch.allclose(folded(x), model(x), atol=1e-4)
 
 
-def test_always_computes_densely_and_can_be_copied():
-    model, _ = wired()
-    layer = model.blocks[0].conv1
-    layer.execution = "sparse"
-    assert layer.execution == "dense"
-    assert torch.equal(copy.deepcopy(layer).dense_weight(), layer.dense_weight())
+def test_computes_over_kernels_where_few_have_a_weight():
+    model = models.vgg16bn(width=0.25)
+    sparsify(model, graphs.random, 3, granularity="weight")
+    layers = [m for m in model.modules() if isinstance(m, UnstructuredConv2d)]
+    few = [layer.edge_density <= 0.3 for layer in layers]
+    assert set(few) == {True, False}
+    chosen = [layer.chosen_execution() == "sparse" for layer in layers]
+    assert chosen == [one and native.is_available() for one in few]
+
+
+def test_can_be_copied_moved_and_given_other_edges():
+    conv = nn.Conv2d(8, 8, 3)
+    one, other = (
+        UnstructuredConv2d.from_dense(conv, graphs.random(72, 8, 40, stream(seed, "graph")))
+        for seed in (0, 1)
+    )
+    copied = copy.deepcopy(one).double()
+    assert torch.equal(copied.dense_weight().float(), one.dense_weight())
+    assert torch.equal(copied.kernels().dense_weight(), copied.dense_weight())
+    copied.load_state_dict(other.state_dict())
+    assert set(other.state_dict()) == {"weight", "bias", "edges"}
+    x = torch.randn(1, 8, 9, 9, dtype=torch.float64)
+    copied.execution = "sparse"
+    assert torch.allclose(copied(x), copied.kernels()(x))
+    assert torch.allclose(copied(x).float(), other(x.float()), atol=1e-5)
 
 
 def test_an_unknown_granularity_is_refused():
