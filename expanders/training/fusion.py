@@ -6,6 +6,7 @@ together with what follows, if nothing else needs what lies between:
 
     ReLU;   ReLU and 2x2 max-pool;   addition and ReLU
 
+Other max-pools, such as that of a ResNet's stem, become `expanders.wiring.pool.max_pool2d`.
 The network itself is not touched: its modules, parameters and buffers stay what they are.
 """
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from expanders.wiring.norm import batch_norm, can_pool, is_supported
+from expanders.wiring.pool import max_pool2d, window
 
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -29,6 +31,18 @@ def fuse_norms(graph: fx.Graph) -> int:
     """Replace the batch norms of a captured network by the operator; returns how many."""
     norms = [node for node in graph.nodes if node.target is F.batch_norm]
     return sum(_fuse(graph, norm) for norm in norms)
+
+
+def replace_max_pools(graph: fx.Graph) -> int:
+    """Replace the max-pools of a captured network by the operator; returns how many."""
+    count = 0
+    for node in graph.nodes:
+        if _calls(node, _MAX_POOL):
+            arguments = _arguments(node, max_pool2d)
+            if window(_value(arguments.pop("input")), **arguments) is not None:
+                node.target = max_pool2d
+                count += 1
+    return count
 
 
 def _fuse(graph: fx.Graph, norm: fx.Node) -> bool:

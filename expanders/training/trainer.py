@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,6 +26,7 @@ from expanders.training.epoch import PartialEpoch
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
 from expanders.training.step import Stepper
+from expanders.wiring.fold import fold
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Trainer:
             self.team,
             before.compilation if before else None,
         )
+        self._folds = self._step.compilation.norm == "native"
         self.arithmetic = Arithmetic(
             device=self._device.type,
             processes=self.team.size,
@@ -193,8 +195,15 @@ class Trainer:
         return row
 
     def evaluate(self, images: Images) -> Metrics:
-        """The metrics of the present network on `images`; see the function `evaluate`."""
-        return evaluate(self.model, images, self.transform, self.settings.batch_size)
+        """The metrics of the present network on `images`; see the function `evaluate`.
+
+        Where the C++ operator computes the norms of training, a folded copy is evaluated.
+        """
+        model = self.model
+        if self._folds:
+            model = fold(model)
+            self._folds = isinstance(model, fx.GraphModule)  # else it said why, which is enough
+        return evaluate(model, images, self.transform, self.settings.batch_size)
 
     @property
     def _images_per_epoch(self) -> int:

@@ -1,6 +1,7 @@
-"""Networks for inference, with batch norms and ReLUs computed by the convolutions before them."""
+"""Networks for inference: norms and ReLUs become part of convolutions, max-pools an operator."""
 
 import copy
+import inspect
 import logging
 from collections import Counter
 
@@ -9,24 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from expanders.wiring.layers import SparseConv2d, SparseLayer
+from expanders.wiring.pool import max_pool2d
 
 _log = logging.getLogger(__name__)
 _RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
+_MAX_POOLS = {F.max_pool2d, torch.max_pool2d}
 
 
 def fold(model: nn.Module) -> nn.Module:
     """A copy for inference, in evaluation mode: equal to rounding, and faster.
 
     Each batch norm right after a convolution is folded into it, live kernels and dense ones alike,
-    and sparse convolutions apply the ReLU that follows. A network whose flow of tensors cannot be
-    traced by `torch.fx` keeps both, and a warning says so; so do convolutions and norms that are
-    used more than once.
+    sparse convolutions apply the ReLU that follows, and max-pools are computed by
+    `expanders.wiring.pool.max_pool2d`. A network whose flow of tensors cannot be traced by
+    `torch.fx` stays as it is, and a warning says so. Convolutions and norms that are used more than
+    once stay apart.
 
     >>> fast = expanders.fold(expanders.load("runs/.../best.pt"))
     """
     network = without_norms(model)
     if isinstance(network, fx.GraphModule):
         _absorb_relus(network)
+        _replace_max_pools(network)
+        network.delete_all_unused_submodules()
+        network.recompile()
     return network
 
 
@@ -43,8 +50,17 @@ def _absorb_relus(network: fx.GraphModule) -> None:
             conv.relu = True
             node.replace_all_uses_with(source)
             network.graph.erase_node(node)
-    network.delete_all_unused_submodules()
-    network.recompile()
+
+
+def _replace_max_pools(network: fx.GraphModule) -> None:
+    modules = dict(network.named_modules(remove_duplicate=False))
+    names = list(inspect.signature(max_pool2d).parameters)[1:]
+    for node in network.graph.nodes:
+        if node.op == "call_function" and node.target in _MAX_POOLS:
+            node.target = max_pool2d
+        elif node.op == "call_module" and type(modules[node.target]) is nn.MaxPool2d:
+            node.kwargs = {name: getattr(modules[node.target], name) for name in names}
+            node.op, node.target = "call_function", max_pool2d
 
 
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:

@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 _log = logging.getLogger(__name__)
 _SOURCES = Path(__file__).parent / "csrc"
@@ -50,6 +52,23 @@ def is_available() -> bool:
         while _outcome[0] and _registrations:
             _registrations.pop()()
         return _outcome[0]
+
+
+def takes(x: Tensor) -> bool:
+    """Whether `x` is contiguous images (N, C, H, W) of the CPU that operators can compute on.
+
+    Forward-mode derivatives and `torch.func` are left to PyTorch's own operations.
+    """
+    return (
+        x.ndim == 4
+        and x.numel() > 0
+        and x.is_contiguous()
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and forward_ad._current_level < 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and is_available()
+    )
 
 
 def library() -> Path:

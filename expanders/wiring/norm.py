@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from expanders.wiring import native
 
@@ -64,15 +63,9 @@ def batch_norm(
 def is_supported(x: Tensor, weight: Tensor | None) -> bool:
     """Whether the operator computes the batch norm of `x`, in training."""
     return (
-        x.ndim == 4
+        native.takes(x)
         and x.numel() > x.shape[1]  # more than one number a channel
-        and x.is_contiguous()
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
         and (weight is None or weight.dtype == x.dtype)
-        and forward_ad._current_level < 0  # forward-mode derivatives are left to PyTorch,
-        and torch._C._functorch.peek_interpreter_stack() is None  # and so is torch.func
-        and native.is_available()
     )
 
 

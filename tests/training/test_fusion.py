@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from expanders import models
-from expanders.training.fusion import fuse_norms
+from expanders.training.fusion import fuse_norms, replace_max_pools
 from expanders.wiring import native
 from expanders.wiring.norm import batch_norm
 from expanders.wiring.wire import sparsify
@@ -147,6 +147,38 @@ def added_to(x, norm):
 )
 def test_keeps_apart_what_others_need(then, expected):
     check(Own(then), (2, 4, 6, 6), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("pool", "count"),
+    [
+        (nn.MaxPool2d(3, 2, 1), 1),
+        (lambda x: F.max_pool2d(input=x, kernel_size=2), 1),
+        (lambda x: torch.max_pool2d(x, (3, 3), [1]), 1),
+        (nn.MaxPool2d((2, 3)), 0),
+        (nn.MaxPool2d(2, dilation=2), 0),
+        (nn.MaxPool2d(5, 2, ceil_mode=True), 0),
+        (lambda x: F.max_pool2d(x.bfloat16(), 2).to(x.dtype), 0),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True)[0], 0),
+    ],
+)
+def test_max_pools_of_their_own_are_replaced(pool, count):
+    counts = []
+
+    def backend(module, inputs):
+        counts.append(replace_max_pools(module.graph))
+        module.recompile()
+        return module
+
+    torch.compiler.reset()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64, requires_grad=True)
+    results = []
+    for run in (torch.compile(pool, backend=backend, dynamic=False), pool):
+        y = run(x * 2)
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+    assert counts == [count]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -217,6 +217,25 @@ def test_how_it_is_computed_changes_rounding_only(options):
         assert theirs["train/loss"] == pytest.approx(ours["train/loss"], abs=tolerance)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not native.is_available(), reason="no C++ compiler")
+def test_a_folded_copy_is_evaluated_where_the_operator_computes_norms(caplog):
+    class Branching(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x if x.mean() > -9 else -x)
+
+    for make in (nn.Sequential, Branching):
+        it = trainer(make(*network()), norm="native", epochs=2)
+        run(it, 2)
+        state = copy.deepcopy(it.model.state_dict())
+        part = images(37, seed=2)
+        expected = evaluate(it.model, part, TRANSFORM, 16)
+        assert it.evaluate(part) == pytest.approx(expected, rel=1e-5)
+        assert it.model.training
+        torch.testing.assert_close(it.model.state_dict(), state, rtol=0, atol=0)
+        assert caplog.text.count("not folded") == (make is Branching)  # once, not once an epoch
+
+
 def test_five_guesses_count_where_there_are_more_than_20_classes():
     for num_classes in (20, 21):
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))

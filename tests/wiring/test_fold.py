@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from expanders.export import plain
 from expanders.wiring import native
 from expanders.wiring.fold import fold, without_norms
 from expanders.wiring.layers import SparseConv2d, SparseLayer
+from expanders.wiring.pool import max_pool2d
 
 
 class Norms(nn.Module):
@@ -115,6 +117,27 @@ def test_relus_that_only_they_read_are_taken_into_convolutions():
     assert [conv.relu for conv in folded.convs.children()] == [True, True, True, False, False]
     assert not any(conv.relu for conv in model.convs)
     assert_close(folded(x), model(x))
+
+
+class Pools(nn.Module):
+    """Three ways to write a max-pool, and one that the operator does not have."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool, self.wide = nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((1, 2))
+
+    def forward(self, x):
+        return self.wide(torch.max_pool2d(F.max_pool2d(self.pool(x), 2), 2, stride=1))
+
+
+def test_max_pools_are_those_of_the_operator():
+    model, x = Pools(), torch.randn(2, 3, 21, 21)
+    folded = fold(model)
+    targets = [node.target for node in folded.graph.nodes if node.op.startswith("call")]
+    assert targets == [max_pool2d] * 4
+    assert torch.equal(folded(x), model(x))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(folded)))
+    assert torch.equal(again(x), model(x))
 
 
 @pytest.mark.skipif(not native.is_available(), reason="no C++ compiler for the sparse operator")
