@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from expanders.wiring import native
 
@@ -33,6 +34,8 @@ def max_pool2d(
         return_indices: whether to return the places of the largest pixels as well.
     """
     options: Any = (kernel_size, stride or None, padding, dilation, ceil_mode, return_indices)
+    if has_torch_function_unary(input):  # such as a tracer's, when a folded network is loaded
+        return handle_torch_function(max_pool2d, (input,), input, *options)
     found = window(input, *options)
     if found is None:
         return F.max_pool2d(input, *options)
