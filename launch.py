@@ -47,6 +47,8 @@ _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_k
 # Of `model=null` and alike; Hydra has no exception of its own for it.
 _NO_OPTION = "Config group override must be a string or a list."
 _NO_KEY = "Could not override"
+# Of Hydra's own plugins, those that are packages of their own.
+_PLUGIN = r"hydra/(launcher|sweeper)/(ax|joblib|nevergrad|optuna|ray|submitit)\b(?!_)"
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
@@ -146,6 +148,9 @@ def one_line(error: BaseException) -> str:
     elif isinstance(error, MissingConfigException) and "primary config" in text:
         sweeps = sorted(path.stem for path in Path(__file__).with_name("sweeps").glob("*.yaml"))
         text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"
+    elif isinstance(error, MissingConfigException) and (plugin := re.search(_PLUGIN, text)):
+        kind, name = plugin.groups()
+        text = f"{plugin[0]}: needs the package hydra-{name}-{kind}; pip install it"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
     elif text.startswith(_NO_KEY):  # one + would fail in those cells of a sweep that have the key

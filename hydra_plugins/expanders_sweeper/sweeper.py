@@ -64,6 +64,7 @@ class GridSweeper(BasicSweeper):
         max_batch_size: int | None,
         params: Any = None,
     ) -> None:
+        _check_size(max_batch_size)
         super().__init__(max_batch_size, params)
         self.grids = _checked([{}] if grids is None else grids)
         self.params = dict(self.params)
@@ -118,7 +119,11 @@ class GridSweeper(BasicSweeper):
         for grid in self.grids:
             axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
             overrides = parser.parse_overrides([*axes, *arguments])
-            for chosen in map(with_recipe, self.split_arguments(overrides, None)[0]):
+            try:
+                combinations = self.split_arguments(overrides, None)[0]
+            except ValueError as error:  # as of range(0,3,0)
+                raise SweepError(f"the values of an axis cannot be listed: {error}") from None
+            for chosen in map(with_recipe, combinations):
                 cfg = loader.load_sweep_config(self.config, chosen)
                 OmegaConf.update(cfg, "hydra.job.num", len(cells), force_add=True)
                 folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
@@ -205,6 +210,13 @@ def _problem(cfg: DictConfig, folder: Path) -> str:
 
 def _counted(cells: Sequence[Cell]) -> str:
     return f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+
+
+def _check_size(max_batch_size: Any) -> None:
+    whole = isinstance(max_batch_size, int) and not isinstance(max_batch_size, bool)
+    if max_batch_size is not None and not (whole and max_batch_size > 0):
+        remedy = "must be an integer, at least 1, or null for all cells at once"
+        raise SweepError(f"hydra.sweeper.max_batch_size={max_batch_size}: {remedy}")
 
 
 def _checked(grids: Any) -> list[Mapping[str, Any]]:
