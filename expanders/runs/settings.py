@@ -170,10 +170,14 @@ def check_ranges(config: Config) -> None:
         raise SettingError("num_threads", config.num_threads, remedy)
     if config.checkpoint_minutes < 0:
         raise SettingError("checkpoint_minutes", config.checkpoint_minutes, "must be 0 or more")
-    if config.optimizer.get("lr", 1) <= 0:
-        raise SettingError("optimizer.lr", config.optimizer["lr"], "must be above 0")
-    momentum = config.optimizer.get("momentum", 0)
-    if not 0 <= momentum < 1:
+    rates = {name: config.optimizer.get(name) for name in ("lr", "momentum")}
+    for name, value in rates.items():
+        if value is not None and not _fits(value, float):  # functions may say nothing of types
+            raise SettingError(f"optimizer.{name}", value, "must be a number")
+    lr, momentum = rates["lr"], rates["momentum"]
+    if lr is not None and lr <= 0:
+        raise SettingError("optimizer.lr", lr, "must be above 0")
+    if momentum is not None and not 0 <= momentum < 1:
         raise SettingError("optimizer.momentum", momentum, "must be at least 0 and below 1")
     if config.objective not in (None, *OBJECTIVES):
         remedy = f"must be one of {', '.join(OBJECTIVES)}; test images are for the end of a study"
@@ -267,6 +271,8 @@ def check_arguments(
             remedy = f"must be {_describe(hints[name])}"
             if isinstance(value, float) and not abs(value) <= _LARGEST_FLOAT:
                 remedy += " that float32 can hold"
+            elif isinstance(value, int) and abs(value) > _LARGEST_INT:
+                remedy += " of at most 64 bits"
             raise SettingError(full_name, _shown(value), remedy)
 
 
