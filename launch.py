@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ _NO_OPTION = "Config group override must be a string or a list."
 _NO_KEY = "Could not override"
 # Of Hydra's own plugins, those that are packages of their own.
 _PLUGIN = r"hydra/(launcher|sweeper)/(ax|joblib|nevergrad|optuna|ray|submitit)\b(?!_)"
+_COMPOSING = str(Path("hydra", "_internal", "config_"))  # its modules that read YAML files
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
@@ -125,11 +127,20 @@ def user_error(error: BaseException | None) -> BaseException | None:
             isinstance(error, _USER_ERRORS)
             or str(error).startswith(_NO_OPTION)
             or _lacks_memory(error)
+            or _cannot_be_composed(error)
         ):
             known.append(error)
         error = error.__cause__
     settings = [error for error in known if isinstance(error, SettingError)]
     return next(iter(settings + known), None)
+
+
+def _cannot_be_composed(error: BaseException) -> bool:
+    """Whether Hydra failed on files that are no text, or that refer to themselves."""
+    if not isinstance(error, RecursionError | UnicodeDecodeError):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(_COMPOSING in frame.f_code.co_filename for frame, _ in frames)
 
 
 def _lacks_memory(error: BaseException) -> bool:
@@ -144,7 +155,12 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
     elif _lacks_memory(error):
-        text = f"not enough memory ({text or 'MemoryError'}); a smaller batch_size needs less"
+        remedy = "a smaller batch_size, or smaller images, need less"
+        text = f"not enough memory ({text or 'MemoryError'}); {remedy}"
+    elif isinstance(error, RecursionError):
+        text = "a YAML file refers to itself, by a name in its defaults or by an alias (*)"
+    elif isinstance(error, UnicodeDecodeError):
+        text = f"a YAML file is no text in UTF-8 ({text})"
     elif isinstance(error, MissingConfigException) and "primary config" in text:
         sweeps = sorted(path.stem for path in Path(__file__).with_name("sweeps").glob("*.yaml"))
         text = f"{text.split('.')[0]}; the sweeps are {', '.join(sweeps)}, with -cd sweeps -cn NAME"

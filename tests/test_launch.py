@@ -363,10 +363,15 @@ def test_of_two_values_the_last_one_holds_as_in_hydra(launch_forked):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("seed: [1,\n  x: {\n", "corrupt.yaml"), ("hydra: {sweeper: {grids: [{seed: 1}]}}", "add -m")],
+    [
+        (b"seed: [1,\n  x: {\n", "corrupt.yaml"),
+        (b"hydra: {sweeper: {grids: [{seed: 1}]}}", "add -m"),
+        (b"x: &x {y: *x}", "a YAML file refers to itself"),
+        (b"x: \xff", "a YAML file is no text in UTF-8 ('utf-8' codec can't decode byte 0xff"),
+    ],
 )
 def test_a_bad_sweep_file_gets_one_line(launch_forked, tmp_path, content, words):
-    (tmp_path / "corrupt.yaml").write_text(f"defaults: [config, _self_]\n{content}")
+    (tmp_path / "corrupt.yaml").write_bytes(b"defaults: [config, _self_]\n" + content)
     result = launch_forked("-cd", str(tmp_path), "-cn", "corrupt", "dry_run=true")
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()

@@ -74,9 +74,9 @@ class WandbSettings:
         """The same, once it is sure that W&B can start; under an agent, with the agent's project.
 
         Raises:
-            SettingError: if W&B does not take the project, a tag, or the value of one of its
-                environment variables, if `dir` cannot be written, or if `mode` is online and
-                nobody is logged in.
+            SettingError: if W&B does not take the project, a tag, a text that is not UTF-8, or the
+                value of one of its environment variables, if `dir` cannot be written, or if `mode`
+                is online and nobody is logged in.
         """
         try:
             wandb.Settings().update_from_env_vars(dict(os.environ))
@@ -85,6 +85,9 @@ class WandbSettings:
             name = f"WANDB_{str(wrong['loc'][0]).upper()}"
             remedy = f"{wrong['msg']}; change or unset this environment variable"
             raise SettingError(name, os.environ.get(name, ""), remedy) from None
+        for name, value in {**vars(self), "tags": ",".join(self._own_tags)}.items():
+            if isinstance(value, str) and not _is_utf8(value):
+                raise SettingError(f"wandb.{name}", ascii(value), "is no text in UTF-8")
         checks: dict[str, tuple[str, Any]] = {
             "wandb.project": ("project", self.project),
             "wandb.tags": ("run_tags", tuple(self._own_tags)),
@@ -190,6 +193,14 @@ def flatten_layer(layer: Mapping[str, Any]) -> dict[str, Any]:
     row["shape"] = "x".join(str(size) for size in layer["shape"])
     row.update(layer["measures"])
     return row
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a byte of an environment variable that is not
+        return False
+    return True
 
 
 def _can_write(folder: Path) -> bool:

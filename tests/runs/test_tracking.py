@@ -121,7 +121,8 @@ def test_a_malformed_environment_variable_is_named(monkeypatch):
 
 
 def test_what_wandb_does_not_take_is_named_before_any_work():
-    for given in ({"project": "a/b"}, {"project": "p" * 129}, {"tags": ["t" * 65]}):
+    odd = ({"notes": "\udcff"}, {"name": "\udcff"}, {"tags": "a,\udcff"}, {"project": "\udcff"})
+    for given in ({"project": "a/b"}, {"project": "p" * 129}, {"tags": ["t" * 65]}, *odd):
         (name,) = given
         with pytest.raises(SettingError, match=rf"^wandb\.{name}=") as caught:
             WandbSettings(mode="disabled", **given).checked()
