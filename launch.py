@@ -4,6 +4,7 @@ python launch.py model=resnet18 graph=xnet degree=15 dataset=cifar10
 python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
 """
 
+import errno
 import logging
 import os
 import re
@@ -51,6 +52,7 @@ _NO_KEY = "Could not override"
 # Of Hydra's own plugins, those that are packages of their own.
 _PLUGIN = r"hydra/(launcher|sweeper)/(ax|joblib|nevergrad|optuna|ray|submitit)\b(?!_)"
 _COMPOSING = str(Path("hydra", "_internal", "config_"))  # its modules that read YAML files
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 
@@ -154,6 +156,8 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
+    elif isinstance(error, OSError) and error.errno in _FULL:  # as W&B reports it
+        text = f"{error.strerror}; runs_dir=FOLDER chooses another place to write"
     elif _lacks_memory(error):
         remedy = "a smaller batch_size, or smaller images, need less"
         text = f"not enough memory ({text or 'MemoryError'}); {remedy}"

@@ -1,5 +1,6 @@
 """The launcher as a user starts it: a process, a command line, files."""
 
+import errno
 import json
 import os
 import pty
@@ -377,6 +378,12 @@ def test_a_bad_sweep_file_gets_one_line(launch_forked, tmp_path, content, words)
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_a_full_disk_that_names_no_file_has_a_remedy_too():
+    error = OSError(errno.ENOSPC, "No space left on device")
+    expected = "error: No space left on device; runs_dir=FOLDER chooses another place to write"
+    assert one_line(error) == expected
 
 
 def test_hydra_full_error_shows_everything(launch_forked, monkeypatch):

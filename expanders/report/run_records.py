@@ -288,6 +288,8 @@ def _streams(config: Mapping[str, Any], wiring: GraphFile) -> Streams:
     whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
     if len(whole) < len(seeds):
         raise Unreadable("config.json has no whole numbers for seed and seeds")
+    if "graph" not in config:
+        raise Unreadable("config.json is not that of a run: it has no settings of its graph")
     graph, init, data = whole
     drawn = choices["graph"] not in (DENSE, THIN) and "graph" in (wiring.streams or ("graph",))
     return Streams(graph if drawn else None, init, data)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from expanders.files import file_digest
+from expanders.files import file_digest, read_sealed, write_sealed
 from expanders.report.__main__ import write
 from tests.report.run_folders import change, write_run
 
@@ -170,6 +170,12 @@ def seed_beyond_float(root):
 @odd("damaged")
 def integer_of_ten_thousand_digits(root):
     replaced(root, "config.json", '{"seed": ' + "1" * 10_000 + "}")
+
+
+@odd("no settings of its graph")
+def no_graph(root):
+    path = write_run(root, seed=1) / "config.json"
+    write_sealed(path, {k: v for k, v in read_sealed(path).items() if k != "graph"})
 
 
 @odd("seed")
