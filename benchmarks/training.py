@@ -124,14 +124,20 @@ def timed(run: Run) -> float:
     return (time.perf_counter() - start) / count
 
 
-def compare(make: Callable[..., Run], name: str, degree: int, batch_size: int, rounds: int) -> str:
-    """One line of a table: the best dense variant, ours, and their ratios."""
+def compare(
+    make: Callable[..., Run],
+    name: str,
+    degrees: list[int],
+    batch_size: int,
+    rounds: int,
+    layouts: list[str],
+) -> None:
+    """Print a line of a table for each degree: the best dense variant, ours, and their ratios."""
     torch._dynamo.reset()
-    runs: dict[tuple[str, str], Run] = {}
-    for how in LAYOUTS:
-        runs["dense", how] = make(name, None, how, batch_size)
-        runs["ours", how] = make(name, degree, how, batch_size)
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+    keys: list[tuple[int | None, str]] = [(None, how) for how in LAYOUTS]
+    keys += product(degrees, layouts)
+    runs = {(degree, how): make(name, degree, how, batch_size) for degree, how in keys}
+    times: dict[tuple[int | None, str], list[float]] = {key: [] for key in runs}
     for run in runs.values():  # compilation and first allocations
         run()
         run()
@@ -139,18 +145,18 @@ def compare(make: Callable[..., Run], name: str, degree: int, batch_size: int, r
         for key, run in runs.items():
             times[key].append(timed(run))
     medians = {key: statistics.median(seconds) for key, seconds in times.items()}
-    best = {
-        "dense": min((("dense", how) for how in LAYOUTS if how != "norm"), key=medians.__getitem__),
-        "ours": min((("ours", how) for how in LAYOUTS), key=medians.__getitem__),
-    }
-    ratios = [d / o for d, o in zip(times[best["dense"]], times[best["ours"]], strict=True)]
-    return (
-        f"{name:9} {degree or 'dense':>6} {batch_size:5} | "
-        f"{medians[best['dense']] * 1e3:8.2f} {best['dense'][1]:13} | "
-        f"{medians[best['ours']] * 1e3:8.2f} {best['ours'][1]:13} | "
-        f"{spread(ratios)} | {medians[best['dense']] / medians['ours', 'eager']:6.2f}     | "
-        f"{medians[best['dense']] / medians['dense', 'norm']:6.2f}"
-    )
+    dense = min((key for key in keys[: len(LAYOUTS)] if key[1] != "norm"), key=medians.__getitem__)
+    for degree in degrees:
+        ours = min(((degree, how) for how in layouts), key=medians.__getitem__)
+        ratios = [d / o for d, o in zip(times[dense], times[ours], strict=True)]
+        eager = medians[dense] / medians.get((degree, "eager"), float("nan"))
+        print(
+            f"{name:9} {degree or 'dense':>6} {batch_size:5} | "
+            f"{medians[dense] * 1e3:8.2f} {dense[1]:13} | "
+            f"{medians[ours] * 1e3:8.2f} {ours[1]:13} | {spread(ratios)} | {eager:6.2f}     | "
+            f"{medians[dense] / medians[None, 'norm']:6.2f}",
+            flush=True,
+        )
 
 
 HEADER = (
@@ -170,8 +176,8 @@ def print_speed(options: argparse.Namespace) -> None:
         print(f"\n{title}\n{HEADER}")
         for name in options.network:
             degrees = options.degree if name == "vgg16bn" else options.degree[:1]
-            for degree, batch_size in product(degrees, batch_sizes):
-                print(compare(make, name, degree, batch_size, rounds), flush=True)
+            for batch_size in batch_sizes:
+                compare(make, name, degrees, batch_size, rounds, options.ours)
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
@@ -258,6 +264,9 @@ def main() -> None:
         "--degree", nargs="+", type=int, default=[3, 15, 30, 60, 0], help="ResNets take the first"
     )
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument(
+        "--ours", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="how ours may run"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
