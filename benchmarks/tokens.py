@@ -21,7 +21,7 @@ import torch
 from common import machine, spread
 from torch import nn
 from torch.nn import functional as F
-from training import Run, prepared, timed
+from training import LAYOUTS, Run, prepared, timed
 
 from expanders import models
 from expanders.training.device import keep_freed_memory
@@ -94,8 +94,8 @@ def main() -> None:
     parser.add_argument("--part", nargs="+", choices=("layers", "networks"))
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument(
-        "--how", nargs="+", choices=("eager", "channels_last", "compiled", "both"),
-        default=("eager", "channels_last", "compiled"),
+        "--how", nargs="+", choices=LAYOUTS, default=("eager", "channels_last", "compiled", "norm"),
+        help="norm, with our batch norm, is for ours only",
     )  # fmt: skip
     parser.add_argument("--degree", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=8, help="of the networks")
@@ -118,6 +118,7 @@ def main() -> None:
             (side, how): network_step(name, degree, how, options.batch_size)
             for side, degree in sides.items()
             for how in options.how
+            if (side, how) != ("dense", "norm")
         }
         print(compare(name, options.degree, runs, options.rounds), flush=True)
 
