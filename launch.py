@@ -58,7 +58,7 @@ _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def task(cfg: DictConfig) -> Node | float:
-    """One run of Hydra's: a single one, or a cell of a sweep; returns its summary or objective."""
+    """One run of Hydra's: a single one, or one of a sweep; returns its summary or objective."""
     from expanders.runs.start import objective_of, run
 
     logging.raiseExceptions = False  # as in `main`, also in a process of a sweep
@@ -173,7 +173,7 @@ def one_line(error: BaseException) -> str:
         text = f"{plugin[0]}: needs the package hydra-{name}-{kind}; pip install it"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
-    elif text.startswith(_NO_KEY):  # one + would fail in those cells of a sweep that have the key
+    elif text.startswith(_NO_KEY):  # one + would fail in those runs of a sweep that have the key
         text = text.replace(" use +", " use ++")
     elif text.startswith(_NO_OPTION):
         text = "a group takes the name of one of its options, no number and no null: see --help"

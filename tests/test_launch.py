@@ -318,13 +318,13 @@ def test_broken_images_are_listed_in_one_line(launch_forked, tmp_path, few_image
     assert result.stderr.count("\n") == 1
 
 
-def test_a_dry_run_of_a_sweep_names_the_cells_that_would_fail(launch_forked, tmp_path):
+def test_a_dry_run_of_a_sweep_names_the_runs_that_would_fail(launch_forked, tmp_path):
     result = launch_forked("-m", "degree=0,3", "model=resnet20", "seed=0,1", "dry_run=true")
     assert result.returncode == 1
     problems = [row for row in result.stdout.splitlines() if "give a number of at least 1" in row]
     assert len(problems) == 2
     assert all("degree.value=0" in row for row in problems)
-    assert result.stderr == "error: 2 of 4 cells would fail\n"
+    assert result.stderr == "error: 2 of 4 runs would fail\n"
     assert not (tmp_path / "runs").exists()
 
 
@@ -352,9 +352,9 @@ def test_of_two_values_the_last_one_holds_as_in_hydra(launch_forked):
     """`python launch.py epochs=5 "$@"` in a script."""
     for command, expected in (
         (["degree=3", "degree.value=60"], ["-d60-"]),
-        (["-m", "epochs=5", "epochs=1", "seed=0,1"], ["epochs=1", "2 cells"]),
-        (["-m", "seed=5", "seed=0,1"], ["-s0-", "-s1-", "2 cells"]),
-        (["-m", "seed=0,1", "seed=0,1"], ["-s0-", "-s1-", "2 cells"]),
+        (["-m", "epochs=5", "epochs=1", "seed=0,1"], ["epochs=1", "2 runs"]),
+        (["-m", "seed=5", "seed=0,1"], ["-s0-", "-s1-", "2 runs"]),
+        (["-m", "seed=0,1", "seed=0,1"], ["-s0-", "-s1-", "2 runs"]),
     ):
         result = launch_forked(*command, "model=resnet20", "dry_run=true")
         assert result.returncode == 0, result.stderr

@@ -106,7 +106,7 @@ def test_it_goes_everywhere(launch_forked, own, tmp_path, capsys):
     # A sweep does not train again what is done.
     result = launch_forked("-m", *own, *quiet, "graph=ring,rreg,dense", "seed=0,1")
     assert result.returncode == 0, result.stderr
-    assert "6 cells: 5 to do, 1 done" in result.stdout
+    assert "6 runs: 5 to do, 1 done" in result.stdout
     assert len(list((tmp_path / "runs").iterdir())) == 6
     assert (
         launch_forked(*own, *quiet, "graph=ring", "+graph.hops=2", "dry_run=true").returncode == 0

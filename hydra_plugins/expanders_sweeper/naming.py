@@ -48,7 +48,7 @@ def with_recipe(overrides: Iterable[str]) -> list[str]:
     overrides = list(overrides)
     keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
     name = overrides[keys.index("model.name")].partition("=")[2] if "model.name" in keys else ""
-    if "recipe" in keys or not name.isidentifier():  # several names: of a sweep, whose cells come
+    if "recipe" in keys or not name.isidentifier():  # several names: of a sweep, whose runs come
         return overrides
     overrides.insert(keys.index("model.name"), f"recipe={name}_${{dataset}}")
     return overrides

@@ -32,7 +32,7 @@ class PatientSlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """One result per cell; of a lost job, a failure that tells its state in Slurm."""
+        """One result per run; of a lost job, a failure that tells its state in Slurm."""
         with _lost_jobs_as_failures():
             results: Sequence[JobReturn] = self.launcher.launch(job_overrides, initial_job_idx)
         return results

@@ -23,15 +23,15 @@ from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, run_na
 
 log = logging.getLogger(__name__)
 
-_UNTOLD = ("dry_run", "runs_dir")  # in the list of cells, whose folders tell them
+_UNTOLD = ("dry_run", "runs_dir")  # in the list of runs, whose folders tell them
 
 
 class SweepError(HydraException):
-    """The sweep cannot start, or some of its cells did not end well."""
+    """The sweep cannot start, or some of its runs did not end well."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepRun:
     """One run of a sweep: its overrides, and the folder that they lead to."""
 
     overrides: tuple[str, ...]
@@ -44,18 +44,18 @@ class Cell:
         return folders.state(self.folder)
 
     def own(self, shared: Container[str]) -> str:
-        """The overrides that not all cells share, as on the command line."""
+        """The overrides that not all runs share, as on the command line."""
         return " ".join(each for each in self.overrides if each not in shared)
 
 
 class GridSweeper(BasicSweeper):
-    """Runs every cell of every grid once.
+    """Runs every run of every grid once.
 
     A grid is a mapping from keys to values with commas, as on the command line; the command line's
-    own axes are added to every grid and win over it; `grids=None` leaves all to them. Cells of the
-    same settings are one cell.
-    Cells that are finished, or that another command is training, are skipped, the others are
-    started; cells that fail do not stop the rest.
+    own axes are added to every grid and win over it; `grids=None` leaves all to them. Runs of the
+    same settings are one run.
+    Runs that are finished, or that another command is training, are skipped, the others are
+    started; runs that fail do not stop the rest.
     """
 
     def __init__(
@@ -70,25 +70,25 @@ class GridSweeper(BasicSweeper):
         self.params = dict(self.params)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Start all cells that are not done, `max_batch_size` at a time, and wait for them.
+        """Start all runs that are not done, `max_batch_size` at a time, and wait for them.
 
         Raises:
-            SweepError: under `torchrun`, without cells, if two cells share a folder, or if cells
+            SweepError: under `torchrun`, without runs, if two runs share a folder, or if runs
                 are not done at the end; they are then listed with the reasons.
         """
         assert self.launcher is not None
         if "LOCAL_RANK" in os.environ:
             raise SweepError("torchrun trains one run, not a sweep: leave out torchrun, or -m")
-        cells, dry_run, restart = self._cells(arguments)
+        runs, dry_run, restart = self._runs(arguments)
         skipped = {State.RUNNING} if restart else {State.RUNNING, State.DONE}
-        to_do = [cell for cell in cells if cell.state not in skipped]
-        before = {cell.folder: folders.finish(cell.folder) for cell in to_do}
-        self._announce(cells)
+        to_do = [run for run in runs if run.state not in skipped]
+        before = {run.folder: folders.finish(run.folder) for run in to_do}
+        self._announce(runs)
         if dry_run:
-            self._conclude_dry_run(cells)
+            self._conclude_dry_run(runs)
             return []
         results: list[JobReturn] = []
-        overrides = [list(cell.overrides) for cell in to_do]
+        overrides = [list(run.overrides) for run in to_do]
         try:
             size = self.max_batch_size or max(1, len(overrides))
             for batch in self.split_overrides_to_chunks(overrides, size):
@@ -96,25 +96,25 @@ class GridSweeper(BasicSweeper):
         except Exception as error:  # a worker that was killed; the folders tell what is missing
             log.error("The launcher stopped: %s", error)
         errors = {
-            cell.folder: " ".join(str(result._return_value).split())
-            for cell, result in zip(to_do, results, strict=False)
+            run.folder: " ".join(str(result._return_value).split())
+            for run, result in zip(to_do, results, strict=False)
             if result.status == JobStatus.FAILED
         }
         # The folders tell: a job that was sent back to the queue may end well the second time.
-        done = {cell.folder for cell in cells if cell.state == State.DONE}
+        done = {run.folder for run in runs if run.state == State.DONE}
         if restart:  # a summary may be the old one
             done -= {folder for folder, old in before.items() if folders.finish(folder) == old}
-        self._conclude(cells, done, errors, restart)
+        self._conclude(runs, done, errors, restart)
         return results
 
-    def _cells(self, arguments: list[str]) -> tuple[list[Cell], bool, bool]:
-        """All cells, once each; and whether `dry_run` and `restart` are set."""
+    def _runs(self, arguments: list[str]) -> tuple[list[SweepRun], bool, bool]:
+        """All runs, once each; and whether `dry_run` and `restart` are set."""
         assert self.hydra_context is not None
         assert self.config is not None
         loader = self.hydra_context.config_loader
         parser = OverridesParser.create(config_loader=loader)
         _check_no_axis_is_lost(parser.parse_overrides(arguments))
-        cells: dict[str, Cell] = {}
+        runs: dict[str, SweepRun] = {}
         dry_run = restart = False
         for grid in self.grids:
             axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
@@ -125,49 +125,49 @@ class GridSweeper(BasicSweeper):
                 raise SweepError(f"the values of an axis cannot be listed: {error}") from None
             for chosen in map(with_recipe, combinations):
                 cfg = loader.load_sweep_config(self.config, chosen)
-                OmegaConf.update(cfg, "hydra.job.num", len(cells), force_add=True)
+                OmegaConf.update(cfg, "hydra.job.num", len(runs), force_add=True)
                 folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
                 dry_run, restart = bool(cfg.dry_run), bool(cfg.restart)
-                if (name := run_name(_root_=cfg)) not in cells:
+                if (name := run_name(_root_=cfg)) not in runs:
                     problem = _problem(cfg, folder) if dry_run else ""
-                    cells[name] = Cell(tuple(chosen), folder, problem)
-        shared = Counter(cell.folder for cell in cells.values()).most_common(1)
+                    runs[name] = SweepRun(tuple(chosen), folder, problem)
+        shared = Counter(run.folder for run in runs.values()).most_common(1)
         if not shared:
             remedy = "give hydra.sweeper.grids a grid, and every axis a value"
-            raise SweepError(f"the sweep has no cells: {remedy}")
+            raise SweepError(f"the sweep has no runs: {remedy}")
         if shared[0][1] > 1:
             remedy = "leave hydra.sweep.subdir as it is, or name every axis in it"
-            raise SweepError(f"{shared[0][1]} cells share the folder {shared[0][0]}: {remedy}")
-        return list(cells.values()), dry_run, restart
+            raise SweepError(f"{shared[0][1]} runs share the folder {shared[0][0]}: {remedy}")
+        return list(runs.values()), dry_run, restart
 
     @staticmethod
-    def _announce(cells: Sequence[Cell]) -> None:
-        """List the cells with their states, and count them; what all share is said once."""
-        states = Counter(cell.state for cell in cells)
-        shared = _shared(cells)
+    def _announce(runs: Sequence[SweepRun]) -> None:
+        """List the runs with their states, and count them; what all share is said once."""
+        states = Counter(run.state for run in runs)
+        shared = _shared(runs)
         if told := [each for each in shared if each.partition("=")[0] not in _UNTOLD]:
-            log.info("all cells:  %s", " ".join(told))
-        for cell in cells:
-            log.info("%-9s  %s  %s", cell.state, cell.folder, cell.own(shared))
+            log.info("all runs:  %s", " ".join(told))
+        for run in runs:
+            log.info("%-9s  %s  %s", run.state, run.folder, run.own(shared))
         counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
-        log.info("%s: %s", _counted(cells), counts)
+        log.info("%s: %s", _counted(runs), counts)
 
     @staticmethod
-    def _conclude_dry_run(cells: Sequence[Cell]) -> None:
-        """List the cells that would fail, with the reasons."""
-        failing = [cell for cell in cells if cell.problem]
-        shared = _shared(cells)
-        for cell in failing:
-            log.error("%s  %s: %s", cell.folder, cell.own(shared), cell.problem)
+    def _conclude_dry_run(runs: Sequence[SweepRun]) -> None:
+        """List the runs that would fail, with the reasons."""
+        failing = [run for run in runs if run.problem]
+        shared = _shared(runs)
+        for run in failing:
+            log.error("%s  %s: %s", run.folder, run.own(shared), run.problem)
         if failing:
-            raise SweepError(f"{len(failing)} of {_counted(cells)} would fail")
+            raise SweepError(f"{len(failing)} of {_counted(runs)} would fail")
 
     @staticmethod
     def _conclude(
-        cells: Sequence[Cell], done: Container[Path], errors: Mapping[Path, str], restart: bool
+        runs: Sequence[SweepRun], done: Container[Path], errors: Mapping[Path, str], restart: bool
     ) -> None:
-        """List the cells that are not done, with the reasons."""
-        left = {cell.folder: cell.state for cell in cells if cell.folder not in done}
+        """List the runs that are not done, with the reasons."""
+        left = {run.folder: run.state for run in runs if run.folder not in done}
         for folder, state in left.items():
             reason = errors.get(folder) or folders.failure(folder) or "did not end"
             if state == State.RUNNING:
@@ -175,13 +175,13 @@ class GridSweeper(BasicSweeper):
             log.error("%-9s  %s: %s", state, folder, reason)
         if left:
             remedy = f"the same command{', without restart=true,' * restart} tries them again"
-            raise SweepError(f"{len(left)} of {_counted(cells)} are not done; {remedy}")
-        log.info("%s: all done", _counted(cells))
+            raise SweepError(f"{len(left)} of {_counted(runs)} are not done; {remedy}")
+        log.info("%s: all done", _counted(runs))
 
 
-def _shared(cells: Sequence[Cell]) -> list[str]:
-    """The overrides that all cells have, in their order."""
-    return [o for o in cells[0].overrides if all(o in cell.overrides for cell in cells)]
+def _shared(runs: Sequence[SweepRun]) -> list[str]:
+    """The overrides that all runs have, in their order."""
+    return [o for o in runs[0].overrides if all(o in run.overrides for run in runs)]
 
 
 def _check_no_axis_is_lost(overrides: Sequence[Override]) -> None:
@@ -208,14 +208,14 @@ def _problem(cfg: DictConfig, folder: Path) -> str:
     return ""
 
 
-def _counted(cells: Sequence[Cell]) -> str:
-    return f"{len(cells)} cell{'' if len(cells) == 1 else 's'}"
+def _counted(runs: Sequence[SweepRun]) -> str:
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}"
 
 
 def _check_size(max_batch_size: Any) -> None:
     whole = isinstance(max_batch_size, int) and not isinstance(max_batch_size, bool)
     if max_batch_size is not None and not (whole and max_batch_size > 0):
-        remedy = "must be an integer, at least 1, or null for all cells at once"
+        remedy = "must be an integer, at least 1, or null for all runs at once"
         raise SweepError(f"hydra.sweeper.max_batch_size={max_batch_size}: {remedy}")
 
 

@@ -354,8 +354,8 @@ def test_a_finished_run_can_be_asked_for_on_a_drive_that_cannot_be_written(launc
         for arguments, words in (
             ((), "Finished before"),
             (("dry_run=true",), "done "),
-            (("-m",), "1 cell: all done"),
-            (("-m", "seed=0,1", "dry_run=true"), "2 cells: 1 to do, 1 done"),
+            (("-m",), "1 run: all done"),
+            (("-m", "seed=0,1", "dry_run=true"), "2 runs: 1 to do, 1 done"),
         ):
             result = launch_forked(*arguments, *command)
             assert (result.returncode, result.stderr) == (0, "")
@@ -447,7 +447,7 @@ def test_a_killed_sweep_goes_on(tmp_path, launch, few_images, undisturbed_sweep)
         wait_for(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), "the first epoch")
     assert len(list(tmp_path.glob("runs/*/summary.json"))) < 3
     listed = launch(*command, "dry_run=true")
-    assert "3 cells: " in listed.stdout
+    assert "3 runs: " in listed.stdout
     assert " to resume" in listed.stdout
 
     result = launch(*command)

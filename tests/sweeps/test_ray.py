@@ -17,7 +17,7 @@ BESIDE = ROOT / ".ray"  # not in the environment, where its requirements would c
     reason="Ray is not installed; .ci/run says how",
 )
 def test_a_sweep_through_ray_ends_as_one_without(tmp_path):
-    cells = ("-m", "seed=0,1", "model=resnet20", "model.width=0.25", "epochs=1", "num_threads=1")
+    axes = ("-m", "seed=0,1", "model=resnet20", "model.width=0.25", "epochs=1", "num_threads=1")
     small = ("dataset.source.num_images=60", "batch_size=16", "wandb.mode=disabled")
     path = os.pathsep.join(filter(None, (str(BESIDE), os.environ.get("PYTHONPATH"))))
     # Ray's own files, in a folder whose name is short enough for its sockets.
@@ -25,7 +25,7 @@ def test_a_sweep_through_ray_ends_as_one_without(tmp_path):
         environment = dict(os.environ) | {"PYTHONPATH": path, "RAY_TMPDIR": own}
         for folder, launcher in (("plain", ()), ("ray", ("hydra/launcher=ray_local",))):
             (tmp_path / folder).mkdir()
-            words = (*cells, *small, *launcher)
+            words = (*axes, *small, *launcher)
             with started(tmp_path / folder, *words, environment=environment) as process:
                 code = process.wait(timeout=500)
             said = (tmp_path / folder / "started.log").read_text()

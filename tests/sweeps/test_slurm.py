@@ -35,7 +35,7 @@ def in_training(runs):
 @pytest.mark.slurm
 @pytest.mark.skipif(bool(missing()), reason=f"Slurm is {missing()}")
 def test_a_sweep_outlives_requeue_preemption_and_a_cancelled_job(tmp_path):
-    """The smoke sweep, narrowed to four cells, on two nodes; three are interrupted in training."""
+    """The smoke sweep, narrowed to four runs, on two nodes; three are interrupted in training."""
     for name in ("undisturbed", "work"):
         (tmp_path / name).mkdir()
     work = tmp_path / "work"
@@ -59,7 +59,7 @@ def test_a_sweep_outlives_requeue_preemption_and_a_cancelled_job(tmp_path):
             restarts = re.findall(r"Restarts=(\d)", slurm.run("scontrol", "show", "job"))
             assert sum(map(int, restarts)) >= 2, "one requeued, one or two preempted"
         assert sweep.returncode == 1
-        assert "error: 1 of 4 cells are not done; the same command tries them" in log.read_text()
+        assert "error: 1 of 4 runs are not done; the same command tries them" in log.read_text()
         assert f"Slurm job {lost} ended without a result (CANCELLED)" in log.read_text()
         assert set(outcomes(work / "runs")) == {
             path.name for path in (work / "runs").iterdir() if path.is_dir()
@@ -70,7 +70,7 @@ def test_a_sweep_outlives_requeue_preemption_and_a_cancelled_job(tmp_path):
         with started(work, *SWEEP, *ON_SLURM, environment=slurm.environment) as sweep:
             wait_for(lambda: sweep.poll() is not None, "the end of the second sweep")
         assert sweep.returncode == 0, log.read_text()
-        assert "4 cells: 1 to resume, 3 done" in log.read_text()
+        assert "4 runs: 1 to resume, 3 done" in log.read_text()
         assert "Continuing after" in (cancelled / "run.log").read_text()
 
     with started(tmp_path / "undisturbed", *SWEEP[:-1], "hydra/launcher=local") as sweep:

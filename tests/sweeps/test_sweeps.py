@@ -1,4 +1,4 @@
-"""Every file under sweeps/: its cells, its header, and the life of a sweep."""
+"""Every file under sweeps/: its runs, its header, and the life of a sweep."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from expanders.runs.lock import locked
 from tests.conftest import ROOT
 
 SWEEPS = {path.stem: path for path in sorted((ROOT / "sweeps").glob("*.yaml"))}
-CELLS = {
+RUNS = {
     "vgg_cifar10": 12,
     "vgg_tinyimagenet": 3,
     "resnet_cifar10": 15,
@@ -30,21 +30,21 @@ def sweep(launch, name, *arguments):
     return launch("-cd", str(ROOT / "sweeps"), "-cn", name, *arguments)
 
 
-def cells_of(result):
+def runs_of(result):
     assert result.returncode == 0, result.stderr
     return {Path(word).name for word in result.stdout.split() if word.startswith("runs/")}
 
 
-def test_every_sweep_has_its_number_of_cells():
-    assert CELLS.keys() == SWEEPS.keys()
+def test_every_sweep_has_its_number_of_runs():
+    assert RUNS.keys() == SWEEPS.keys()
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_dry_run_lists_the_cells_and_starts_none(launch, tmp_path, few_images, name):
+def test_a_dry_run_lists_the_runs_and_starts_none(launch, tmp_path, few_images, name):
     theirs = [f"dataset.root={few_images}"] if name.startswith("study") else []
     result = sweep(launch, name, "dry_run=true", *theirs)
-    assert len(cells_of(result)) == CELLS[name]
-    assert f"{CELLS[name]} cells: {CELLS[name]} to do" in result.stdout
+    assert len(runs_of(result)) == RUNS[name]
+    assert f"{RUNS[name]} runs: {RUNS[name]} to do" in result.stdout
     assert not list(tmp_path.glob("runs/*/*"))
 
 
@@ -53,18 +53,18 @@ def test_the_folder_of_the_data_may_be_named(launch_forked, tmp_path, few_images
     for name in SWEEPS.keys() - {"smoke", "arena_smoke"}:  # of digits
         root = few_images if name.startswith("study") else tmp_path / "data"
         result = sweep(launch_forked, name, "dry_run=true", f"dataset.root={root}")
-        assert len(cells_of(result)) == CELLS[name]
+        assert len(runs_of(result)) == RUNS[name]
     axes = ("-m", "dataset=cifar10,tinyimagenet", "graph=dense", "dry_run=true")
     result = launch_forked(*axes, "dataset.root=here")
     assert result.stderr.rstrip().endswith("use ++dataset.root=here")
-    assert len(cells_of(launch_forked(*axes, "++dataset.root=here"))) == 2
+    assert len(runs_of(launch_forked(*axes, "++dataset.root=here"))) == 2
 
 
-def test_what_all_cells_share_is_said_once(launch_forked):
+def test_what_all_runs_share_is_said_once(launch_forked):
     result = launch_forked("-m", "seed=0,1", "model=resnet20", "degree=0", "dry_run=true")
-    shared, *cells = result.stdout.splitlines()[:3]
-    assert shared == "all cells:  model=resnet20 degree.value=0"
-    assert [cell.split()[3:] for cell in cells] == [["seed=0"], ["seed=1"]]
+    shared, *runs = result.stdout.splitlines()[:3]
+    assert shared == "all runs:  model=resnet20 degree.value=0"
+    assert [run.split()[3:] for run in runs] == [["seed=0"], ["seed=1"]]
     assert re.search(r"-s0-\w+  seed=0: degree.value=0", result.stdout)  # why it would fail
 
 
@@ -72,20 +72,20 @@ def test_what_all_cells_share_is_said_once(launch_forked):
 def test_a_header_gives_command_and_number_of_runs(name):
     first, second = SWEEPS[name].read_text().splitlines()[:2]
     assert first.startswith(f"# python launch.py -cd sweeps -cn {name}")
-    assert re.match(rf"# {CELLS[name]} runs of ", second)
+    assert re.match(rf"# {RUNS[name]} runs of ", second)
 
 
 def test_the_paper_is_the_union_of_its_rows(launch):
     rows = ("vgg_cifar10", "vgg_tinyimagenet", "resnet_cifar10", "resnet_tinyimagenet", "dense")
-    parts = [cells_of(sweep(launch, name, "dry_run=true")) for name in rows]
-    assert cells_of(sweep(launch, "paper", "dry_run=true")) == set().union(*parts)
+    parts = [runs_of(sweep(launch, name, "dry_run=true")) for name in rows]
+    assert runs_of(sweep(launch, "paper", "dry_run=true")) == set().union(*parts)
     assert sum(len(part) for part in parts) == 57
 
 
 def test_seeds_multiply_a_sweep_and_one_override_makes_its_budgets_equal(launch):
-    paper = cells_of(sweep(launch, "vgg_tinyimagenet", "seed=0,1,2", "dry_run=true"))
+    paper = runs_of(sweep(launch, "vgg_tinyimagenet", "seed=0,1,2", "dry_run=true"))
     assert len(paper) == 9
-    equal = cells_of(sweep(launch, "vgg_tinyimagenet", "degree.budget=equal", "dry_run=true"))
+    equal = runs_of(sweep(launch, "vgg_tinyimagenet", "degree.budget=equal", "dry_run=true"))
     assert len(equal) == 3
     assert not paper & equal
 
@@ -99,7 +99,7 @@ def images(few_images):
 
 
 def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(launch, tmp_path, few_images):
-    """A missing checkpoint for one cell, which is there the second time."""
+    """A missing checkpoint for one run, which is there the second time."""
     other = (*TINY[1:], *images(few_images), "epochs=0", f"hydra.run.dir={tmp_path}/other")
     assert launch(*other).returncode == 0
     weights = tmp_path / "weights.pt"
@@ -108,7 +108,7 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(launch, tmp_
     result = launch(*axes)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "error: 2 of 4 cells are not done; the same command tries them again" in result.stderr
+    assert "error: 2 of 4 runs are not done; the same command tries them again" in result.stderr
     assert result.stdout.count("no such file") >= 2
     done = [path.parent for path in tmp_path.glob("runs/*/summary.json")]
     assert len(done) == 2
@@ -117,9 +117,9 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(launch, tmp_
 
     weights.write_bytes((tmp_path / "other" / "best.pt").read_bytes())
     again = launch(*axes)
-    assert "4 cells: 2 failed, 2 done" in again.stdout
-    assert again.stdout.count("epoch 1/1") == 1, "done cells are not run again"
-    assert "error: 1 of 4 cells are not done" in again.stderr, "xnet does not fit rreg's weights"
+    assert "4 runs: 2 failed, 2 done" in again.stdout
+    assert again.stdout.count("epoch 1/1") == 1, "done runs are not run again"
+    assert "error: 1 of 4 runs are not done" in again.stderr, "xnet does not fit rreg's weights"
     assert "is another graph" in again.stdout
 
 
@@ -128,20 +128,20 @@ def test_nothing_to_do_is_said(launch, few_images):
     assert launch(*axes).returncode == 0
     again = launch(*axes)
     assert again.returncode == 0
-    assert "1 cell: 1 done" in again.stdout
+    assert "1 run: 1 done" in again.stdout
 
 
-def test_cells_that_another_command_trains_are_left_to_it(launch, tmp_path, few_images):
+def test_runs_that_another_command_trains_are_left_to_it(launch, tmp_path, few_images):
     axes = (*TINY, *images(few_images), "graph=rreg,xnet")
-    planned = cells_of(launch(*axes, "dry_run=true"))
+    planned = runs_of(launch(*axes, "dry_run=true"))
     (theirs,) = (tmp_path / "runs" / name for name in planned if "-xnet-" in name)
     theirs.mkdir(parents=True)
     with locked(theirs):
         result = launch(*axes)
     assert result.returncode == 1
-    assert "2 cells: 1 to do, 1 training" in result.stdout
+    assert "2 runs: 1 to do, 1 training" in result.stdout
     assert f"process {os.getpid()} on " in result.stdout
-    assert "error: 1 of 2 cells are not done" in result.stderr
+    assert "error: 1 of 2 runs are not done" in result.stderr
     assert not list(theirs.glob("*.pt"))
     assert launch(*axes).returncode == 0
 
@@ -162,25 +162,25 @@ def test_an_unknown_sweep_lists_those_that_exist(launch):
 
 
 @pytest.mark.parametrize("nothing", ["seed=range(0,0)", "model=glob(x*)", "hydra.sweeper.grids=[]"])
-def test_a_sweep_without_cells_is_refused(launch, nothing):
+def test_a_sweep_without_runs_is_refused(launch, nothing):
     result = sweep(launch, "smoke", nothing)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: the sweep has no cells: give hydra.sweeper.grids a grid")
+    assert line.startswith("error: the sweep has no runs: give hydra.sweeper.grids a grid")
 
 
 def test_a_grid_in_yaml_may_have_null(launch, few_images):
     grid = "hydra.sweeper.grids=[{clip_grad_norm: [null, 1]}]"
     result = launch(*TINY, *images(few_images), grid, "dry_run=true")
     assert "clip_grad_norm=null" in result.stdout
-    assert "2 cells: 2 to do" in result.stdout
+    assert "2 runs: 2 to do" in result.stdout
 
 
 def test_one_dense_twin_for_all_graphs(launch, few_images):
     """What a dense network does not use makes no other network of it."""
     axes = ("graph=dense", "degree=3,15", "init.fan=dense,live", "seeds.graph=0,1,2")
     result = launch(*TINY, *images(few_images), *axes, "seeds.init=0,1", "dry_run=true")
-    assert "2 cells: 2 to do" in result.stdout
+    assert "2 runs: 2 to do" in result.stdout
 
 
 def test_a_sweep_that_starts_over_tells_old_results_from_new_ones(launch, tmp_path, few_images):
@@ -188,15 +188,15 @@ def test_a_sweep_that_starts_over_tells_old_results_from_new_ones(launch, tmp_pa
     assert launch(*axes).returncode == 0
     (theirs,) = tmp_path.glob("runs/*-xnet-*")
     (theirs / "lock").unlink()
-    (theirs / "lock").mkdir()  # so that this cell cannot begin
+    (theirs / "lock").mkdir()  # so that this run cannot begin
     result = launch(*axes, "restart=true")
     assert result.returncode == 1
-    assert "1 of 2 cells are not done; the same command, without restart=true, tries" in (
+    assert "1 of 2 runs are not done; the same command, without restart=true, tries" in (
         result.stderr
     )
 
 
-def test_cells_that_would_share_a_folder_are_refused(launch, few_images):
+def test_runs_that_would_share_a_folder_are_refused(launch, few_images):
     result = launch(*TINY, *images(few_images), "seed=0,1", "hydra.sweep.subdir=same")
     assert result.returncode == 1
-    assert "error: 2 cells share the folder runs/same" in result.stderr
+    assert "error: 2 runs share the folder runs/same" in result.stderr
