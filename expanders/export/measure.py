@@ -40,7 +40,7 @@ class Measured:
     Attributes:
         size: of the file; of a C file, its constants. In bytes.
         seconds: median time of one image.
-        accuracy: part of the images classified correctly; None where there are no images.
+        accuracy: share of the images classified correctly; None where there are no images.
     """
 
     size: int
@@ -100,7 +100,7 @@ def seconds_of(
 
 
 def accuracy_of(file: Loaded, images: Labelled) -> float | None:
-    """The part of the images that a file classifies correctly; None without images."""
+    """The share of the images that a file classifies correctly; None without images."""
     if not len(images.labels):
         return None
     pairs = zip(images.pixels, images.labels.tolist(), strict=True)

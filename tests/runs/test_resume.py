@@ -400,7 +400,7 @@ def test_a_drive_without_an_inode_left_is_named(launch_forked, tmp_path, inodes)
 
 @pytest.fixture(scope="module")
 def undisturbed_sweep(tmp_path_factory, few_images):
-    """The outcomes of a sweep that nothing happened to, one cell after the other."""
+    """The outcomes of a sweep that nothing happened to, one run after the other."""
     folder = tmp_path_factory.mktemp("sweep")
     with started(folder, "-m", *CELL, GRAPHS, f"dataset.root={few_images}") as process:
         assert process.wait(timeout=300) == 0, (folder / "started.log").read_text()
@@ -438,7 +438,7 @@ def test_a_killed_process_is_followed_by_one_that_goes_on(
 
 
 def test_a_killed_sweep_goes_on(tmp_path, launch, few_images, undisturbed_sweep):
-    """Under joblib, with one cell in the middle, one done or in the middle, one not begun."""
+    """Under joblib, with one run in the middle, one done or in the middle, one not begun."""
     command = (
         *("-m", "hydra/launcher=local", *CELL, GRAPHS),
         *(f"dataset.root={few_images}", "checkpoint_minutes=0.001"),

@@ -95,13 +95,13 @@ _DEFINITION = re.compile(  # of a function, a struct or a type of functions
 
 
 def _used_layers(calls: str) -> str:
-    """The parts of layers.c that `calls` need, directly or through one another."""
-    parts = Path(__file__).with_name("layers.c").read_text().strip().split("\n\n")
+    """The pieces of layers.c that `calls` need, directly or through one another."""
+    pieces = Path(__file__).with_name("layers.c").read_text().strip().split("\n\n")
     kept: list[str] = []
     text = calls
-    for part in reversed(parts):  # everything is defined before it is used
-        names = [name for found in _DEFINITION.findall(part) for name in found if name]
+    for piece in reversed(pieces):  # everything is defined before it is used
+        names = [name for found in _DEFINITION.findall(piece) for name in found if name]
         if any(re.search(rf"\b{name}\b", text) for name in names):
-            kept.insert(0, part)
-            text += part
+            kept.insert(0, piece)
+            text += piece
     return "\n\n".join(kept)
