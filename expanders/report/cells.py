@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from expanders.report.places import Option, Settings
 from expanders.report.run_records import DENSE, RunRecord, State, Streams
+from expanders.training import metrics
 
 Kind = Literal["graph models", "scored wirings", "controls", "dense and thin"]
 
@@ -46,12 +47,13 @@ TWIN = Arm("dense twin", "dense and thin", _TWIN)
 class Cell:
     """The runs of one arm in one column, one for each choice of seeds.
 
-    `tuned` are the settings chosen for it, `rejected` the runs with other ones.
+    `tuned` are the settings that the validation images chose for it, `rejected` the cells of the
+    other ones.
     """
 
     runs: dict[Streams, RunRecord] = field(default_factory=dict)
     tuned: Settings = ()
-    rejected: list[RunRecord] = field(default_factory=list)
+    rejected: list["Cell"] = field(default_factory=list)
 
     @property
     def finished(self) -> list[RunRecord]:
@@ -62,6 +64,12 @@ class Cell:
     def accuracies(self) -> dict[Streams, float]:
         """Test accuracy by seeds."""
         return {record.streams: record.accuracy for record in self.finished}
+
+    @property
+    def validation(self) -> float | None:
+        """Mean validation accuracy of the finished runs, if they have any."""
+        known = [record.summary.get(metrics.VAL_ACCURACY) for record in self.finished]
+        return fmean(values) if (values := [v for v in known if v is not None]) else None
 
     @property
     def disconnected(self) -> bool:

@@ -157,6 +157,9 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
         yield Block("Accuracy and what it costs", paragraphs=opening, table=costs)
     if (measured := tables.graph_measures(table)) is not None:
         yield Block("The graphs", table=measured)
+    if (chosen := tables.tuning(table)) is not None:
+        words = "Accuracy on the validation images, in percent; those in bold chose the settings."
+        yield Block("Tuned settings", [words], chosen)
     planned = [each for each in chapter.comparisons if each.planned]
     explored = [each for each in chapter.comparisons if not each.planned]
     if planned:

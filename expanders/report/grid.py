@@ -4,7 +4,6 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Literal, get_args
 
 from expanders import graphs
@@ -23,7 +22,6 @@ from expanders.report.places import (
 )
 from expanders.report.run_records import DENSE, RunRecord, Skipped
 from expanders.runs.computed import THIN
-from expanders.training import metrics
 
 _PAPER_ORDER = ("rreg", "xnet", "random")
 _BEST_STATE = ("finished", "unfinished", "failed")
@@ -200,17 +198,10 @@ def _cell(places: Sequence[Place], copies: list[Skipped]) -> Cell:
     for each in places:
         cell = candidates.setdefault(each.tuned, Cell(tuned=each.tuned))
         _add(cell, each.record, copies)
-    chosen = max(candidates.values(), key=_validation)
-    for other in candidates.values():
-        if other is not chosen:
-            chosen.rejected += other.runs.values()
+    cells = list(candidates.values())
+    chosen = max(cells, key=lambda cell: (cell.validation or -1.0, len(cell.finished)))
+    chosen.rejected = [other for other in cells if other is not chosen]
     return chosen
-
-
-def _validation(cell: Cell) -> float:
-    """Mean validation accuracy of the finished runs; below all others without any."""
-    known = [record.summary.get(metrics.VAL_ACCURACY, -1.0) for record in cell.finished]
-    return fmean(known) if known else -2.0
 
 
 def _add(cell: Cell, record: RunRecord, copies: list[Skipped]) -> None:

@@ -92,6 +92,22 @@ def graph_measures(table: Table) -> TextTable | None:
     return _by_cell(table, header, entries) if measures else None
 
 
+def tuning(table: Table) -> TextTable | None:
+    """Validation accuracy of every value of the tuned settings; None where nothing was tuned."""
+    cells = [own for _, _, cell in table.grid() for own in (cell, *cell.rejected) if own.tuned]
+    tuned = sorted({own.tuned for own in cells}, key=repr)
+
+    def entries(arm: Arm, column: Column, cell: Cell) -> list[Entry]:
+        values = {own.tuned: own.validation for own in (cell, *cell.rejected)}
+        found = [(each, values.get(each)) for each in tuned]
+        return [
+            Entry((_NONE if value is None else points(value),), best=each == cell.tuned)
+            for each, value in found
+        ]
+
+    return _by_cell(table, ["", "wiring", *map(text, tuned)], entries) if tuned else None
+
+
 def comparisons(found: Sequence[Comparison]) -> TextTable:
     """Differences between arms and slopes, with intervals and what they allow to say."""
     rows = []
@@ -155,7 +171,7 @@ def runs(table: Table, anchors: Anchors, links: dict[str, tuple[str, str]]) -> T
     for arm, column, cell in table.grid():
         anchor = anchors.get((arm, column), "")
         where = f"{arm.label}, {column.label}" if not arm.is_twin else arm.label
-        chosen = [*cell.runs.values(), *cell.rejected]
+        chosen = [*cell.runs.values(), *(r for other in cell.rejected for r in other.runs.values())]
         for index, record in enumerate(chosen):
             name, address = links[str(record.folder)]
             seconds = record.summary.get(metrics.SECONDS)

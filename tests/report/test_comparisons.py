@@ -224,6 +224,11 @@ def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
     states = [row[3].lines[0] for row in tables.runs(table, {}, links).rows]
     assert states.count("finished") == 6
     assert states.count("finished; not chosen") == 6
+    tried = tables.tuning(table)
+    assert tried.header == ["", "wiring", "optimizer.lr=0.05", "optimizer.lr=0.1"]
+    values = [[(entry.lines[0], entry.best) for entry in row[2:]] for row in tried.rows]
+    assert values == [[("80.00", False), ("90.00", True)], [("90.00", True), ("80.00", False)]]
+    assert tables.tuning(found[0]) is None
 
 
 @pytest.mark.parametrize("key", ["optimizer.lrr", "recipe.lr"])
