@@ -47,6 +47,7 @@ NOT_RUN = {
     "RUN_DIR": "tests/export runs these, with a folder",
     "examples/c": "tests/export runs it, with a folder",
     "MODELS": "any graph models",
+    "docs/results": "tests/report/test_results.py runs these",
 }
 RUN = [each for each in commands() if not any(words in each for words in NOT_RUN)]
 
