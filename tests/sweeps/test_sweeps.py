@@ -24,6 +24,7 @@ RUNS = {
     "arena_smoke": 41,
     "study_pilot": 114,
 }
+ROWS = ("vgg_cifar10", "vgg_tinyimagenet", "resnet_cifar10", "resnet_tinyimagenet", "dense")
 
 
 def sweep(launch, name, *arguments):
@@ -39,21 +40,42 @@ def test_every_sweep_has_its_number_of_runs():
     assert RUNS.keys() == SWEEPS.keys()
 
 
-@pytest.mark.parametrize("name", SWEEPS)
-def test_a_dry_run_lists_the_runs_and_starts_none(launch, tmp_path, few_images, name):
-    theirs = [f"dataset.root={few_images}"] if name.startswith("study") else []
+@pytest.fixture(scope="module")
+def many_images(few_images, tmp_path_factory):
+    """Enough of them for the wirings that look at 100."""
+    root = tmp_path_factory.mktemp("many") / "images"
+    for path in few_images.rglob("*.jpg"):
+        folder = root / path.parent.relative_to(few_images)
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy in range(10):
+            os.link(path, folder / f"{path.stem}-{copy}.jpg")
+    return root
+
+
+def listed(launch, name, root):
+    """The runs that a dry run lists; it starts none. The folder of the data may be named."""
+    theirs = [] if "smoke" in name else [f"dataset.root={root}"]  # of digits
     result = sweep(launch, name, "dry_run=true", *theirs)
     assert len(runs_of(result)) == RUNS[name]
     assert f"{RUNS[name]} runs: {RUNS[name]} to do" in result.stdout
+    return runs_of(result)
+
+
+@pytest.mark.parametrize("name", sorted(SWEEPS.keys() - {"paper", *ROWS}))
+def test_a_dry_run_lists_the_runs_and_starts_none(launch, tmp_path, many_images, name):
+    root = many_images if name.startswith("study") else tmp_path / "data"
+    listed(launch, name, root)
     assert not list(tmp_path.glob("runs/*/*"))
 
 
-def test_the_folder_of_the_data_may_be_named(launch_forked, tmp_path, few_images):
-    """Also in a sweep over several data sets."""
-    for name in SWEEPS.keys() - {"smoke", "arena_smoke"}:  # of digits
-        root = few_images if name.startswith("study") else tmp_path / "data"
-        result = sweep(launch_forked, name, "dry_run=true", f"dataset.root={root}")
-        assert len(runs_of(result)) == RUNS[name]
+def test_the_paper_is_the_union_of_its_rows(launch, tmp_path):
+    """Sweeps over several data sets among them."""
+    rows = [listed(launch, name, tmp_path / "data") for name in ROWS]
+    assert listed(launch, "paper", tmp_path / "data") == set().union(*rows)
+    assert sum(len(row) for row in rows) == 57
+
+
+def test_several_data_sets_on_the_command_line_may_have_one_folder(launch_forked):
     axes = ("-m", "dataset=cifar10,tinyimagenet", "graph=dense", "dry_run=true")
     result = launch_forked(*axes, "dataset.root=here")
     assert result.stderr.rstrip().endswith("use ++dataset.root=here")
@@ -73,13 +95,6 @@ def test_a_header_gives_command_and_number_of_runs(name):
     first, second = SWEEPS[name].read_text().splitlines()[:2]
     assert first.startswith(f"# python launch.py -cd sweeps -cn {name}")
     assert re.match(rf"# {RUNS[name]} runs of ", second)
-
-
-def test_the_paper_is_the_union_of_its_rows(launch):
-    rows = ("vgg_cifar10", "vgg_tinyimagenet", "resnet_cifar10", "resnet_tinyimagenet", "dense")
-    parts = [runs_of(sweep(launch, name, "dry_run=true")) for name in rows]
-    assert runs_of(sweep(launch, "paper", "dry_run=true")) == set().union(*parts)
-    assert sum(len(part) for part in parts) == 57
 
 
 def test_seeds_multiply_a_sweep_and_one_override_makes_its_budgets_equal(launch):
