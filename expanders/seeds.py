@@ -23,6 +23,9 @@ Name = Literal[
 ]
 """What a stream is for."""
 
+Seed = Literal["graph", "init", "data"]
+"""The seeds of a run, `seeds.NAME`. Most streams are drawn from that of the data."""
+
 
 def derive(seed: int, name: Name, *names: str | int) -> int:
     """A 63-bit seed for a stream of `seed`: what it is for, and more names to tell it from others.

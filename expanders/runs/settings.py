@@ -17,6 +17,7 @@ from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expanders.errors import SettingError
+from expanders.seeds import Seed
 from expanders.training import metrics
 
 Node = dict[str, Any]
@@ -108,8 +109,8 @@ class Config:
     init: Node = field(default_factory=dict)
     wandb: Node = field(default_factory=dict)
 
-    def stream_seed(self, name: str) -> int:
-        """The seed of one stream: its own, or else the common one."""
+    def stream_seed(self, name: Seed) -> int:
+        """One of the run's seeds: its own, or else the common one."""
         own: int | None = self.seeds.get(name)
         return self.seed if own is None else own
 

@@ -19,7 +19,7 @@ from expanders import graphs
 from expanders.errors import SettingError, check_choice
 from expanders.graphs.edges import IntArray, check_edges
 from expanders.graphs.simple import is_dense
-from expanders.seeds import stream
+from expanders.seeds import Seed, stream
 from expanders.wiring import degrees
 from expanders.wiring.eligible import (
     DenseLayer,
@@ -97,7 +97,7 @@ class Method(Protocol):
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """The seed streams ("graph", "init", "data") that its edges depend on."""
+        """The seeds that its edges depend on, of those in `expanders.seeds.Seed`."""
         ...
 
     def draw(self, task: Task) -> tuple[dict[str, IntArray], dict[str, float]]:
@@ -168,8 +168,14 @@ def live_parameters(
 
 
 def streams_of(graph: Graph) -> tuple[str, ...]:
-    """The seed streams that a wiring depends on: runs that differ in others only share it."""
+    """The seeds that a wiring depends on: runs that differ in others only share it.
+
+    Raises:
+        SettingError: if a method names a seed that there is not; it would be taken for independent.
+    """
     if isinstance(graph, Method):
+        for name in graph.streams:
+            check_choice(f"{graph.name}.streams", name, Seed)
         return graph.streams
     return () if is_dense(graph) else ("graph",)
 

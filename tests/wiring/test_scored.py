@@ -119,6 +119,16 @@ def test_what_a_method_depends_on():
     assert draw(small(), METHODS["snip"], 2, images=images(20, 16, 6)).streams == ("init", "data")
 
 
+def test_a_method_that_names_no_seed_of_a_run_is_refused():
+    """It would be taken for independent of all seeds, and its runs for copies of one."""
+
+    class Misspelt(type(METHODS["magnitude"])):
+        streams = ("grpah",)
+
+    with pytest.raises(SettingError, match=r"streams=grpah: choose graph, init or data"):
+        draw(small(), Misspelt(scores.magnitude), degree=2)
+
+
 def test_more_images_than_asked_for_are_not_looked_at():
     model = small()
     x, labels = images(40, 16, 6)
