@@ -29,6 +29,10 @@ class UnstructuredConv2d(SparseConv2d):
     Arguments, input, output and errors are those of `SparseConv2d`.
     """
 
+    _channels: Tensor
+    _counts: Tensor
+    _places: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -56,8 +60,6 @@ class UnstructuredConv2d(SparseConv2d):
         self.num_taps = in_channels * math.prod(kernel_size)
         self.register_buffer("edges", checked_edges(edges, self.num_taps, out_channels))
         self.weight = nn.Parameter(torch.zeros(edges.shape[1]))
-        for name in ("_channels", "_counts", "_places"):
-            self.register_buffer(name, torch.empty(0, dtype=torch.int64), persistent=False)
         self._find_kernels()
 
     def _find_kernels(self) -> None:
@@ -69,9 +71,11 @@ class UnstructuredConv2d(SparseConv2d):
         taps = math.prod(self.kernel_size)
         left = torch.div(self.edges[0], taps, rounding_mode="floor")
         kernels = self.edges[1] * self.num_left + left
-        flat, numbers, self._counts = torch.unique(kernels, return_inverse=True, return_counts=True)
-        self._channels = torch.stack([flat % self.num_left, flat // self.num_left])
-        self._places = numbers * taps + self.edges[0] % taps
+        flat, numbers, counts = torch.unique(kernels, return_inverse=True, return_counts=True)
+        channels = torch.stack([flat % self.num_left, flat // self.num_left])
+        places = numbers * taps + self.edges[0] % taps
+        for name, found in (("_channels", channels), ("_counts", counts), ("_places", places)):
+            self.register_buffer(name, found, persistent=False)
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
