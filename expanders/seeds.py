@@ -5,7 +5,8 @@ not depend on what was drawn before it, on other layers, on the process or on th
 """
 
 import hashlib
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +26,12 @@ Name = Literal[
 
 Seed = Literal["graph", "init", "data"]
 """The seeds of a run, `seeds.NAME`. Most streams are drawn from that of the data."""
+
+
+def chosen(settings: Mapping[str, Any], name: Seed) -> Any:
+    """One of the seeds in a run's settings: `seeds.NAME`, or else `seed`, which all have alike."""
+    own = settings["seeds"].get(name)
+    return settings["seed"] if own is None else own
 
 
 def derive(seed: int, name: Name, *names: str | int) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,9 +11,8 @@ from torch import Tensor
 from expanders import data
 from expanders.errors import SettingError
 from expanders.runs.settings import function_of
-from expanders.seeds import stream
-
-Part = Literal["train", "val", "test"]
+from expanders.seeds import chosen, stream
+from expanders.training.metrics import Part
 
 
 class Labelled(NamedTuple):
@@ -51,8 +50,8 @@ class Dataset:
         images = self.parts[part]
         if not len(images) or not count:
             return Labelled(torch.zeros(0, 3, 1, 1), images.labels[:0])
-        chosen = data.sample(images, count, stream(0, "export"))
-        pixels, labels = next(data.batches(chosen, len(chosen)))
+        some = data.sample(images, count, stream(0, "export"))
+        pixels, labels = next(data.batches(some, len(some)))
         as_pixels = replace(self.transform, mean=(0, 0, 0), std=(1, 1, 1)).eval(pixels).round()
         height, width = as_pixels.shape[2:]
         if (height, width) != (self.size, self.size):
@@ -74,7 +73,6 @@ def of_run(
     node = config["dataset"]
     arguments = {key: value for key, value in node["source"].items() if key != "_target_"}
     target = node["source"]["_target_"]
-    seed = config["seeds"].get("data")
 
     def load() -> Mapping[Part, data.Images]:
         name = target.removeprefix("expanders.data.")
@@ -83,7 +81,7 @@ def of_run(
             raise SettingError("dataset.source", target, remedy)
         source = function_of({"_target_": function or target}, "source")
         images, test = source(**arguments).load()
-        rng = stream(config["seed"] if seed is None else seed, "split")
+        rng = stream(chosen(config, "data"), "split")
         train, val = data.split(images, node["val_fraction"], rng)
         return {"train": train, "val": val, "test": test}
 

@@ -71,7 +71,9 @@ class GatheredConv2d(nn.Module):
             outputs = order[: int((degrees > slot).sum())]
             edge = first_edge[outputs] + slot
             depthwise = nn.Conv2d(
-                *(len(outputs), len(outputs), layer.kernel_size),
+                len(outputs),
+                len(outputs),
+                layer.kernel_size,
                 stride=layer.stride,
                 padding=padding,
                 dilation=layer.dilation,
@@ -216,7 +218,9 @@ def _dense_layer(layer: SparseLayer) -> nn.Module:
     plain: nn.Conv2d | nn.Linear
     if isinstance(layer, SparseConv2d):
         plain = nn.Conv2d(
-            *(layer.num_left, layer.num_right, layer.kernel_size),
+            layer.num_left,
+            layer.num_right,
+            layer.kernel_size,
             stride=layer.stride,
             # Only "same" with an even kernel adds more on one side than on the other.
             padding=(layer.margins[2], layer.margins[0])

@@ -18,6 +18,7 @@ from expanders.export.network import Trained
 from expanders.export.quantized import CALIBRATION_IMAGES, Quantized, quantize
 from expanders.files import write_atomically
 from expanders.runs import checkpoint
+from expanders.training.metrics import Part
 from expanders.wiring.fold import without_norms
 
 TOLERANCE = 1e-4  # of the largest output; rounding stays well below
@@ -58,7 +59,7 @@ def export_network(
     """
     dataset = None
     if transform is not None and train is not None:
-        parts: dict[pixels.Part, Images] = {
+        parts: dict[Part, Images] = {
             "train": train,
             "val": train[:0] if val is None else val,
         }

@@ -11,12 +11,10 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from expanders.report.places import Option, Settings
-from expanders.report.run_records import DENSE, RunRecord, State, Streams
+from expanders.report.run_records import RunRecord, State, Streams
 from expanders.training import metrics
 
 Kind = Literal["graph models", "scored wirings", "controls", "dense and thin"]
-
-_TWIN: Option = (DENSE, ())
 
 
 class Column(NamedTuple):
@@ -37,10 +35,10 @@ class Arm(NamedTuple):
     @property
     def is_twin(self) -> bool:
         """Whether it is the dense twin."""
-        return self.graph == _TWIN
+        return self == TWIN
 
 
-TWIN = Arm("dense twin", "dense and thin", _TWIN)
+TWIN = Arm("dense twin", "dense and thin", ("dense", ()))
 
 
 @dataclass

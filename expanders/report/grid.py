@@ -20,8 +20,7 @@ from expanders.report.places import (
     places_of,
     text,
 )
-from expanders.report.run_records import DENSE, RunRecord, Skipped
-from expanders.runs.computed import THIN
+from expanders.report.run_records import RunRecord, Skipped
 
 _PAPER_ORDER = ("rreg", "xnet", "random")
 _BEST_STATE = ("finished", "unfinished", "failed")
@@ -92,7 +91,7 @@ def _drafts(places: Sequence[Place]) -> list[_Draft]:
     """One per group and degree policy, or per model where there are several degrees too."""
     sparse, dense = defaultdict(list), defaultdict(list)
     for each in places:
-        if each.graph[0] == DENSE:
+        if each.record.is_twin:
             dense[each.group].append(each)
         else:
             sparse[each.group, each.policy].append(each)
@@ -131,10 +130,10 @@ class _Naming:
     controls: Collection[Option]
 
     def arm(self, place: Place) -> Arm:
-        if place.graph[0] == DENSE:
+        if place.record.is_twin:
             return TWIN
         needs = self.needs.get(place.graph, ())
-        kind = _kind(place.graph[0], needs, place.graph in self.controls)
+        kind = _kind(place, needs, place.graph in self.controls)
         return Arm(self.graphs[place.graph], kind, place.graph, needs)
 
     def column(self, place: Place, axis: str) -> Column:
@@ -145,9 +144,9 @@ class _Naming:
         return Column(numbers[0] if numbers else 0, degree_label(place.degree))
 
 
-def _kind(name: str, needs: Sequence[str], is_control: bool) -> Kind:
-    """The group of arms that a graph belongs to, by its name and what its wiring looked at."""
-    if name in (DENSE, THIN):
+def _kind(place: Place, needs: Sequence[str], is_control: bool) -> Kind:
+    """The group of arms that a run belongs to, by its graph and what its wiring looked at."""
+    if not place.record.is_wired:
         return "dense and thin"
     if needs:
         return "scored wirings"

@@ -88,14 +88,14 @@ COSTS = (
 
 GRAPHS = (
     GAP,
-    Measure("least gap", _named(metrics.graph("normalised_gap_min"))),
+    Measure("least gap", _named(metrics.LEAST_GAP)),
     RATIO,
-    Measure("largest σ2 / bound", _named(metrics.graph("ramanujan_ratio_max"))),
-    Measure("layers within the bound, %", _named(metrics.graph("ramanujan_share"), 100)),
+    Measure("largest σ2 / bound", _named(metrics.LARGEST_RATIO)),
+    Measure("layers within the bound, %", _named(metrics.RAMANUJAN_SHARE, 100)),
     Measure("disconnected layers", _named(metrics.DISCONNECTED_LAYERS)),
-    Measure("dead outputs", _named(metrics.graph("dead_outputs")), _count),
-    Measure("unused inputs", _named(metrics.graph("unused_inputs")), _count),
-    Measure("edges that only the floor keeps", _named(metrics.graph("floor_edges")), _count),
+    Measure("dead outputs", _named(metrics.DEAD_OUTPUTS), _count),
+    Measure("unused inputs", _named(metrics.UNUSED_INPUTS), _count),
+    Measure("edges that only the floor keeps", _named(metrics.FLOOR_EDGES), _count),
     EFFECTIVE,
-    Measure("of live weights, %", _named(metrics.graph("effective_share"), 100)),
+    Measure("of live weights, %", _named(metrics.EFFECTIVE_SHARE, 100)),
 )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from expanders.errors import SettingError
-from expanders.report.run_records import DENSE, RunRecord
+from expanders.report.run_records import RunRecord
 from expanders.runs import folders
 from expanders.runs.computed import THIN
 
@@ -120,7 +120,7 @@ def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str
         if key in tuned:
             cut["tuned"][key] = value
         elif key.startswith("init."):  # of sparse layers; the dense twin is the same for all
-            if choices["graph"] not in (DENSE, THIN):
+            if record.is_wired:
                 cut["graph"][key] = value
         elif group in ("model", "graph"):
             cut[group][rest] = value

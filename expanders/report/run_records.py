@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from expanders.errors import SettingError
 from expanders.report.json_files import (
@@ -24,9 +24,9 @@ from expanders.report.json_files import (
 from expanders.runs import folders
 from expanders.runs.computed import THIN
 from expanders.runs.identity import named_choices
+from expanders.seeds import Seed, chosen
 from expanders.training import metrics
 
-DENSE = "dense"  # the graph of unpruned networks; that of `THIN` ones is dense too
 State = Literal["finished", "failed", "unfinished"]
 
 # What a folder has that a run was started in.
@@ -83,6 +83,16 @@ class RunRecord:
     def choices(self) -> Mapping[str, str]:
         """The choices: model, graph, dataset and others; a model or data set by its own name."""
         return named_choices(self.config["choices"], self.definition)
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether it is a dense twin, whatever its option is called: these have no degree."""
+        return "degree" not in self.choices
+
+    @property
+    def is_wired(self) -> bool:
+        """Whether it has a graph: it is neither a dense twin nor a thin dense network."""
+        return _is_wired(self.choices)
 
     @property
     def accuracy(self) -> float:
@@ -254,6 +264,10 @@ def _record(folder: Path) -> RunRecord:
     return RunRecord(folder, config, streams, state, summary, wiring, error, known_before, history)
 
 
+def _is_wired(choices: Mapping[str, str]) -> bool:
+    return "degree" in choices and choices["graph"] != THIN
+
+
 def _wiring(folder: Path) -> GraphFile:
     """What graph.json says, and nothing where it cannot be read."""
     try:
@@ -283,13 +297,13 @@ def _streams(config: Mapping[str, Any], wiring: GraphFile) -> Streams:
     if not all(isinstance(group, dict) for group in groups):
         raise Unreadable("config.json is not that of a run: a group is not a mapping")
     pinned = config.get("seeds")
-    own = pinned if isinstance(pinned, dict) else {}
-    seeds = [config.get("seed") if own.get(n) is None else own[n] for n in Streams._fields]
+    known = {"seed": config.get("seed"), "seeds": pinned if isinstance(pinned, dict) else {}}
+    seeds = [chosen(known, name) for name in get_args(Seed)]
     whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
     if len(whole) < len(seeds):
         raise Unreadable("config.json has no whole numbers for seed and seeds")
     if "graph" not in config:
         raise Unreadable("config.json is not that of a run: it has no settings of its graph")
     graph, init, data = whole
-    drawn = choices["graph"] not in (DENSE, THIN) and "graph" in (wiring.streams or ("graph",))
+    drawn = _is_wired(choices) and "graph" in (wiring.streams or ("graph",))
     return Streams(graph if drawn else None, init, data)

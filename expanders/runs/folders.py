@@ -46,8 +46,14 @@ BEST = "best.pt"
 METRICS_DIGEST = "metrics"  # in summary.json
 
 _RESULTS = (  # of a run, in the order in which `clear` removes them
-    *("summary.json", "failure.json", *CHECKPOINTS, BEST),
-    *("metrics.jsonl", "graph.json", "config.json", "wandb_id"),
+    "summary.json",
+    "failure.json",
+    *CHECKPOINTS,
+    BEST,
+    "metrics.jsonl",
+    "graph.json",
+    "config.json",
+    "wandb_id",
 )
 _LOG_FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 

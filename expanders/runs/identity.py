@@ -32,9 +32,19 @@ from expanders.runs.settings import (
 
 # Where and how a run is computed and logged, but not what it computes.
 _NOT_PART_OF_THE_RUN = {
-    *("hydra", "wandb", "objective", "runs_dir", "restart", "dry_run"),
-    *("device", "num_threads", "checkpoint_minutes", "execution", "compile", "norm"),
     "channels_last",
+    "checkpoint_minutes",
+    "compile",
+    "device",
+    "dry_run",
+    "execution",
+    "hydra",
+    "norm",
+    "num_threads",
+    "objective",
+    "restart",
+    "runs_dir",
+    "wandb",
 }
 _NOT_COMPUTED = {"measures", "control"}  # what a report shows of a graph
 _PLACES = {"root", "cache", "storage"}  # of images: they are the same wherever they lie

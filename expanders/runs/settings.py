@@ -17,7 +17,7 @@ from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expanders.errors import SettingError
-from expanders.seeds import Seed
+from expanders.seeds import Seed, chosen
 from expanders.training import metrics
 
 Node = dict[str, Any]
@@ -111,8 +111,7 @@ class Config:
 
     def stream_seed(self, name: Seed) -> int:
         """One of the run's seeds: its own, or else the common one."""
-        own: int | None = self.seeds.get(name)
-        return self.seed if own is None else own
+        return int(chosen(vars(self), name))
 
 
 def completed(settings: Node) -> Node:

@@ -25,6 +25,8 @@ from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
 
+Mode = Literal["online", "offline", "disabled"]
+
 _CONNECT_SECONDS = 30
 _LONGEST_TAG = 64  # characters that W&B takes
 _PICTURED = 512 * 512  # the largest graph in a picture, in pairs of channels: 0.1 s
@@ -45,7 +47,7 @@ class WandbSettings:
         log_model: whether best.pt is kept on W&B too, as an artifact of type `model`.
     """
 
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    mode: Literal["auto", Mode] = "auto"
     project: str = "expanders"
     entity: str | None = None
     name: str | None = None
@@ -215,15 +217,15 @@ def _agents_id() -> str | None:
     return os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
 
 
-def _mode(mode: str) -> Literal["online", "offline", "disabled"]:
-    if mode == "auto":
-        return "online" if wandb.login(prompt=False, verify=False) else "offline"
-    return mode  # type: ignore[return-value]
+def _mode(mode: Literal["auto", Mode]) -> Mode:
+    if mode != "auto":
+        return mode
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 def _init(
     settings: WandbSettings,
-    mode: Literal["online", "offline", "disabled"],
+    mode: Mode,
     folder: Path,
     config: Mapping[str, Any],
     run_id: str,

@@ -4,14 +4,15 @@ A run writes them to `metrics.jsonl` (one row an epoch), to `summary.json` and t
 reports and dashboards read them there. Whoever needs a name takes it from here, so that a name
 that changes cannot make a picture vanish. Measures of graphs and of connectivity are `graph/KEY`,
 where the functions that compute them choose the keys (`expanders.graphs.spectra.summary`,
-`expanders.wiring.connectivity.measure`); those that several places read have a name here.
+`expanders.wiring.connectivity.measure`, `expanders.wiring.scored`); those that are read have a name
+here, and a test asks a run for each.
 Importing this module does not import PyTorch.
 """
 
 from typing import Literal
 
 Part = Literal["train", "val", "test"]
-"""The images that a network was evaluated on. On those of `train` it is evaluated in training."""
+"""The images of a data set. On those of `train` a network is evaluated while it trains."""
 
 EPOCH = "epoch"  # of a row, counted from 1
 LEARNING_RATE = "lr"  # in the epoch
@@ -56,7 +57,14 @@ TEST_TOP5_ACCURACY = of("test", TOP5_ACCURACY)
 EDGES = graph("edges")  # of all wired layers
 NORMALISED_GAP = graph("normalised_gap_mean")  # over the wired layers
 RAMANUJAN_RATIO = graph("ramanujan_ratio_mean")
-EFFECTIVE_PARAMETERS = graph("effective_parameters")  # weights on a path from input to output
+LEAST_GAP = graph("normalised_gap_min")
+LARGEST_RATIO = graph("ramanujan_ratio_max")
+RAMANUJAN_SHARE = graph("ramanujan_share")  # of the wired layers
 DISCONNECTED_LAYERS = graph("disconnected_layers")
+EFFECTIVE_PARAMETERS = graph("effective_parameters")  # weights on a path from input to output
+EFFECTIVE_SHARE = graph("effective_share")  # of the live weights
+DEAD_OUTPUTS = graph("dead_outputs")
+UNUSED_INPUTS = graph("unused_inputs")
+FLOOR_EDGES = graph("floor_edges")  # of scored wirings: those that only the floor keeps
 LAYERS = graph("layers")  # the table of the layers, on W&B only
 PICTURE = graph("picture")  # matrices and spectra of some layers, on W&B only

@@ -15,8 +15,14 @@ DenseLayer = nn.Conv2d | nn.Linear
 Skip = Collection[str] | Callable[[str, nn.Module], bool]
 
 _LAYERS = (
-    *(nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag),
-    *(nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase),
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RNNCellBase,
 )
 
 

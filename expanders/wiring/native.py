@@ -83,9 +83,10 @@ def library() -> Path:
     """
     compiler = os.environ.get("CXX", "c++")
     torch_root = Path(torch.__file__).parent
+    options = "-std=c++20 -O3 -march=native -fopenmp -fno-math-errno -fPIC"
     compile_command = [
         compiler,
-        *("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC"),
+        *options.split(),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         *(f"-I{torch_root / 'include' / path}" for path in (".", "torch/csrc/api/include")),
     ]

@@ -39,6 +39,28 @@ def grid(tmp_path):
     return tmp_path
 
 
+def test_an_option_of_ones_own_for_the_dense_network_is_a_dense_twin(tmp_path):
+    write_run(tmp_path, "rreg", accuracy=0.8)
+    folder = write_run(tmp_path, "dense", accuracy=0.9)
+    rename_graph(folder, "whole")
+    assert texts(only(tmp_path)) == [["rreg", "80.00"], ["dense twin", "90.00"]]
+
+
+def test_a_graph_of_ones_own_called_dense_is_a_graph_model(tmp_path):
+    folder = write_run(tmp_path, "rreg", accuracy=0.8)
+    rename_graph(folder, "dense")
+    assert texts(only(tmp_path)) == [["dense", "80.00"], ["dense twin", "missing"]]
+
+
+def rename_graph(folder, option):
+    """Call the option of a finished run's graph otherwise; its function stays."""
+    config = read_sealed(folder / "config.json")
+    config["choices"]["graph"] = config["definition"]["choices"]["graph"] = option
+    change(folder / "config.json", **config)
+    summary = read_sealed(folder / "summary.json")
+    write_summary(folder, summary, run_digest(config))
+
+
 def test_the_papers_layout(grid):
     table = only(grid)
     assert (table.title, table.differs, table.axis) == ("vgg16bn on digits", "", "degree")

@@ -3,8 +3,12 @@
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 
+from expanders import models, sparsify
 from expanders.training import metrics
+from expanders.wiring import connectivity
+from expanders.wiring.scored import magnitude
 from tests.conftest import ROOT
 
 NAMES = {
@@ -34,6 +38,16 @@ def test_names_are_distinct_and_made_alike():
         value for name, value in vars(metrics).items() if name.isupper() and isinstance(value, str)
     ]
     assert len(values) == len(set(values))
+
+
+def test_a_wiring_tells_each_measure_that_has_a_name():
+    model = models.vgg16bn(num_classes=10, width=0.1)
+    report = sparsify(model, magnitude(), degree=3)
+    told = replace(report, network=connectivity.measure(model, (3, 32, 32))).summary()
+    on_wandb_only = {metrics.LAYERS, metrics.PICTURE}
+    named = {name for name in NAMES if name.startswith("graph/")} - on_wandb_only
+    assert len(named) > 10
+    assert named <= {metrics.graph(key) for key in told}
 
 
 def test_names_are_had_without_pytorch():
