@@ -1,8 +1,10 @@
 """The examples of docs/extending.md, as a user would add them: nothing of this package changes."""
 
 import csv
+import json
 import re
 
+import numpy as np
 import pytest
 
 from expanders.files import read_sealed
@@ -10,27 +12,50 @@ from expanders.report.__main__ import write
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
+FILES = dict(re.findall(r"```yaml\n# conf/(\S+)\n(.*?)```", PAGE, re.DOTALL))
+GROUPS = ("graph", "degree", "model", "dataset", "optimizer", "schedule", "recipe")
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package `mypkg` and a folder of YAML files, from the page."""
-    shown = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    (tmp_path / "mypkg.py").write_text("".join(shown))
-    for name in ("ring", "absolute"):
-        path = tmp_path / "conf" / "graph" / f"{name}.yaml"
+def own(tmp_path, monkeypatch):
+    """A package `mypkg` and a folder of YAML files, from the page, and images for its data set."""
+    modules = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "mypkg.py").write_text("\n\n".join(modules))
+    for name, text in FILES.items():
+        path = tmp_path / "yours" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = re.search(rf"```yaml\n# conf/graph/{name}\.yaml\n(.*?)```", PAGE, re.DOTALL)
-        path.write_text(text[1])
+        path.write_text(text)
+    rng = np.random.default_rng(0)
+    for part, count in {"train": 40, "test": 20}.items():
+        pixels = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        np.savez(tmp_path / f"{part}.npz", pixels=pixels, labels=np.arange(count) % 10)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
-    return "--config-dir", str(tmp_path / "conf")
+    where = ("--config-dir", str(tmp_path / "yours"), f"dataset.root={tmp_path}")
+    return *where, "model=mynet", "dataset=mydata", "wandb.mode=disabled"
 
 
-def test_a_score_and_a_control_of_ones_own(launch, tmp_path, few_images, package):
-    own = (*package, "model=resnet20", "batch_size=4", "wandb.mode=disabled", "epochs=1")
-    data = ("dataset=image_folder", f"dataset.root={few_images}")
+def test_the_page_has_an_example_of_every_group():
+    assert {name.partition("/")[0] for name in FILES} == set(GROUPS)
+    assert {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()} == {*GROUPS, "hydra"}
+
+
+def test_all_of_it_trains_together(launch_forked, own, tmp_path):
+    chosen = ("graph=ring", "degree=halving", "optimizer=rmsprop", "schedule=warmup")
+    result = launch_forked(*own, *chosen, "epochs=2", "graph.hops=3", "degree.first=8")
+    assert result.returncode == 0, result.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    definition = read_sealed(folder / "config.json")["definition"]
+    assert definition["batch_size"] == 32
+    assert definition["graph"] == {"_target_": "mypkg.ring", "hops": 3}
+    assert definition["degree"] == {"_target_": "mypkg.halving", "first": 8}
+    layers = json.loads((folder / "graph.json").read_text())["layers"]
+    wired = {layer["name"]: layer["edges"] for layer in layers if not layer["kept"]}
+    assert list(wired.values()) == [8 * 32, 4 * 32, 3 * 32, 3 * 32]
+
+
+def test_a_score_and_a_control_of_ones_own(launch_forked, own, tmp_path):
     for graph in (["graph=ring"], ["graph=absolute"], ["graph=absolute", "graph.score.power=2"]):
-        result = launch(*own, *data, *graph)
+        result = launch_forked(*own, *graph, "epochs=1")
         assert result.returncode == 0, result.stderr
     definitions = [
         read_sealed(path)["definition"]["graph"]
