@@ -12,7 +12,10 @@ import pytest
 from tests.report.run_folders import write_run
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 def test_the_readme_shows_the_two_commands_that_ci_runs():
@@ -23,9 +26,16 @@ def test_the_readme_shows_the_two_commands_that_ci_runs():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_relative_links_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)", page.read_text())
-    targets = [link for link in links if "://" not in link]
-    assert [link for link in targets if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text())
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    assert [path for path, _ in targets if not path.exists()] == []
+    assert [link for link in targets if link[1] and link[1] not in anchors(link[0])] == []
+
+
+def anchors(page: Path) -> list[str]:
+    """Where links into a page may lead: its headings, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 def commands() -> list[str]:

@@ -47,19 +47,19 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     table.add_column(justify="right")
     for label, key, form in (
         ("test accuracy", metrics.TEST_ACCURACY, ".2%"),
-        ("of five guesses", metrics.TEST_TOP5_ACCURACY, ".2%"),
+        ("test accuracy of five guesses", metrics.TEST_TOP5_ACCURACY, ".2%"),
         ("validation accuracy", metrics.VAL_ACCURACY, ".2%"),
-        ("from epoch", metrics.BEST_EPOCH, "d"),
+        ("best epoch", metrics.BEST_EPOCH, "d"),
         ("epochs", metrics.EPOCHS, "d"),
         ("live parameters", metrics.LIVE_PARAMETERS, ",d"),
         ("dense parameters", metrics.DENSE_PARAMETERS, ",d"),
         ("edges", metrics.EDGES, ",d"),
         ("operations per image", metrics.LIVE_FLOPS, ",d"),
-        ("of the dense twin", metrics.DENSE_FLOPS, ",d"),
+        ("operations of the dense twin", metrics.DENSE_FLOPS, ",d"),
         ("peak memory, bytes", metrics.PEAK_MEMORY, ",d"),
         ("started from", metrics.STARTED_FROM, "s"),
         ("seconds", metrics.SECONDS, ",.1f"),
-        ("of these the first step, compiling included", metrics.FIRST_STEP_SECONDS, ",.1f"),
+        ("seconds of the first step, compiling included", metrics.FIRST_STEP_SECONDS, ",.1f"),
     ):
         if summary.get(key) is not None:
             table.add_row(label, format(summary[key], form))
