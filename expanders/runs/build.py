@@ -86,7 +86,8 @@ def prepare(
     )
     optimizer, schedule = optimization(config, model, instantiate)
     train, val, test = images.parts
-    report = with_connectivity(report, model, images.transform, next(data.batches(train, 1))[0])
+    inputs = images.transform.eval(next(data.batches(train, 1))[0])
+    report = with_connectivity(report, model, inputs, images.crop)
     model.to(device)
     trainer = Trainer(
         model=model,
@@ -131,12 +132,18 @@ class RunImages:
     Attributes:
         source: of the images.
         transform: from stored pixels to inputs.
+        crop, side: lengths that it crops to, and that inputs have, in pixels; None where that is
+            not known before an image is read.
         seed: of the split, of samples, and of all that training draws.
     """
 
     def __init__(self, config: Config, instantiate: Instantiate) -> None:
         self.source: data.Source = instantiate(config.dataset["source"])
         self.transform: Any = instantiate(config.dataset["transform"])
+        self.crop: int | None = getattr(self.transform, "crop", None)
+        self.side: int | None = None
+        if isinstance(self.transform, data.Transform):
+            self.side = self.transform.side(config.dataset["source"].get("size"))
         self.seed = config.stream_seed("data")
         self._val_fraction = config.dataset["val_fraction"]
 
@@ -204,9 +211,8 @@ def network(
     A run that continues, or starts from another, has the edges of the network that was trained.
     """
     blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
-    side = known_side(config, images.transform)
-    if side is not None:
-        check_size(model, side, images.transform)
+    if images.side is not None:
+        check_size(model, images.side, images.crop)
     initialize(model, config.stream_seed("init"))
     skip, measures = config.model["skip"], config.graph["measures"]
     granularity = config.graph["granularity"]
@@ -256,9 +262,8 @@ def optimization(
     return optimizer, instantiate(config.schedule)(optimizer)
 
 
-def with_connectivity(report: Report, model: nn.Module, transform: Any, image: Tensor) -> Report:
-    """The report, and what one image shows of how the layers hang together."""
-    inputs = transform.eval(image)
+def with_connectivity(report: Report, model: nn.Module, inputs: Tensor, crop: int | None) -> Report:
+    """The report, and what an input of one image shows of how the layers hang together."""
     size = tuple(inputs.shape[1:])
     try:
         flops = count_flops(model, size)
@@ -266,18 +271,12 @@ def with_connectivity(report: Report, model: nn.Module, transform: Any, image: T
     except SettingError:
         raise
     except SIZE_ERRORS as error:
-        raise _bad_size(inputs, transform, error) from error
+        raise _bad_size(inputs, crop, error) from error
     return replace(report, live_flops=flops.live, dense_flops=flops.dense)
 
 
-def known_side(config: Config, transform: Any) -> int | None:
-    """The side length of the network's inputs in pixels, where it is known before an image is."""
-    is_ours = isinstance(transform, data.Transform)
-    return transform.side(config.dataset["source"].get("size")) if is_ours else None
-
-
-def check_size(model: nn.Module, side: int, transform: Any) -> None:
-    """Compute the logits of one image of `side` x `side` pixels.
+def check_size(model: nn.Module, side: int, crop: int | None) -> None:
+    """Compute the logits of one image of `side` x `side` pixels, to which it is cropped if at all.
 
     Raises:
         SettingError: if the model takes no such image.
@@ -290,20 +289,20 @@ def check_size(model: nn.Module, side: int, transform: Any) -> None:
     except SettingError:
         raise
     except SIZE_ERRORS as error:
-        raise _bad_size(image, transform, error) from error
+        raise _bad_size(image, crop, error) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def _bad_size(inputs: Tensor, transform: Any, error: Exception) -> SettingError:
+def _bad_size(inputs: Tensor, crop: int | None, error: Exception) -> SettingError:
     """What to say where a model takes no images of the size of `inputs`."""
     height, width = inputs.shape[2:]
     remedy = (
         f"the model takes no images of {height}x{width} pixels ({' '.join(str(error).split())}); "
         f"choose another size, or tell a vision transformer with +model.image_size={height}"
     )
-    return SettingError("dataset.transform.crop", getattr(transform, "crop", "null"), remedy)
+    return SettingError("dataset.transform.crop", "null" if crop is None else crop, remedy)
 
 
 def without(node: Node, *keys: str) -> Node:

@@ -27,7 +27,6 @@ from expanders.runs.build import (
     check_size,
     dense_network,
     graph_node,
-    known_side,
     optimization,
 )
 from expanders.runs.folders import State
@@ -69,7 +68,8 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
         if config.checkpoint is not None:
             checkpoint.read(config.checkpoint)
     model = json.dumps(config.model, sort_keys=True), source.num_classes, instantiate
-    _check_size(config, images.transform, *model)
+    if images.side is not None:
+        _check_size(images.side, images.crop, *model)
     graph = instantiate(graph_node(config))
     if isinstance(graph, Method) and config.start_from is None:
         images.check_sample(graph.images)
@@ -90,18 +90,15 @@ def _shapes(model: str, num_classes: int, instantiate: Instantiate) -> nn.Module
         return dense_network(node, num_classes, instantiate)[1]
 
 
+@lru_cache(maxsize=64)
 def _check_size(
-    config: Config, transform: Any, model: str, num_classes: int, instantiate: Instantiate
+    side: int, crop: int | None, model: str, num_classes: int, instantiate: Instantiate
 ) -> None:
-    """Whether the network takes the images that a transform makes, where their size is known."""
-    side = known_side(config, transform)
-    if side is None:
-        return
+    """Whether the network takes images of `side` x `side` pixels."""
     try:
-        check_size(_shapes(model, num_classes, instantiate), side, transform)
+        check_size(_shapes(model, num_classes, instantiate), side, crop)
     except SettingError:  # perhaps for lack of values only
-        whole = dense_network(json.loads(model), num_classes, instantiate)[1]
-        check_size(whole, side, transform)
+        check_size(dense_network(json.loads(model), num_classes, instantiate)[1], side, crop)
 
 
 def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:

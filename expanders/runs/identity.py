@@ -105,11 +105,13 @@ def described(
     Raises:
         SettingError: with the first setting that does not fit, before anything is computed.
     """
-    checked(settings)
-    settings = with_computed(settings, choices, instantiate)
-    used = used_settings(settings, choices)
+    config = checked(settings)
+    complete = with_computed(settings, choices, instantiate)
+    if complete != settings:
+        config = checked(complete)
+    used = used_settings(complete, choices)
     identity = identity_of(used)
-    return checked(settings), identity, used | {"definition": identity.definition}
+    return config, identity, used | {"definition": identity.definition}
 
 
 def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
