@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from expanders.wiring import native
+from expanders.wiring.derivatives import call, register
 
 
 def conv2d(
@@ -52,9 +53,7 @@ def conv2d(
     """
     _refuse_forward_mode()
     x = x.to(weight.dtype)
-    y: Tensor = _applied(_Conv2d)(
-        x, weight, bias, edges, num_right, stride, margins, dilation, relu
-    )
+    y: Tensor = call(_Conv2d, x, weight, bias, edges, num_right, stride, margins, dilation, relu)
     return y
 
 
@@ -76,7 +75,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, edges: Tensor, num_ri
         NotImplementedError: in forward-mode differentiation.
     """
     _refuse_forward_mode()
-    y: Tensor = _applied(_Linear)(x.to(weight.dtype), weight, bias, edges, num_right)
+    y: Tensor = call(_Linear, x.to(weight.dtype), weight, bias, edges, num_right)
     return y
 
 
@@ -84,11 +83,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, edges: Tensor, num_ri
 # activations of several steps, until Python's garbage collector comes.
 for _function in (conv2d, linear):
     torch.compiler.allow_in_graph(_function)  # type: ignore[no-untyped-call]
-
-
-def _applied(function: type[torch.autograd.Function]) -> Any:
-    """The function, with its derivatives where they may be asked for: they take time to set up."""
-    return function.apply if torch.is_grad_enabled() else function.forward
 
 
 def _refuse_forward_mode() -> None:
@@ -132,8 +126,8 @@ class _Conv2d(torch.autograd.Function):
         if ctx.relu:
             grad = grad * (output[0] > 0)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        x_grad, weight_grad = _Conv2dGradients.apply(
-            grad, x, weight, edges, *ctx.geometry, need_x, need_weight
+        x_grad, weight_grad = call(
+            _Conv2dGradients, grad, x, weight, edges, *ctx.geometry, need_x, need_weight
         )
         return (
             x_grad if need_x else None,
@@ -179,15 +173,15 @@ class _Conv2dGradients(torch.autograd.Function):
         grad_slope = x_grad = weight_grad = None
         if ctx.need_x:
             arguments = (x_slope, weight, None, edges, grad.shape[1], *ctx.geometry, False)
-            grad_slope = _Conv2d.apply(*arguments)
+            grad_slope = call(_Conv2d, *arguments)
             arguments = (grad, x_slope, weight, edges, *ctx.geometry)
-            _, weight_grad = _Conv2dGradients.apply(*arguments, False, True)
+            _, weight_grad = call(_Conv2dGradients, *arguments, False, True)
         if ctx.need_weight:
             arguments = (x, weight_slope, None, edges, grad.shape[1], *ctx.geometry, False)
-            y = _Conv2d.apply(*arguments)
+            y = call(_Conv2d, *arguments)
             grad_slope = y if grad_slope is None else grad_slope + y
             arguments = (grad, x, weight_slope, edges, *ctx.geometry)
-            x_grad, _ = _Conv2dGradients.apply(*arguments, True, False)
+            x_grad, _ = call(_Conv2dGradients, *arguments, True, False)
         return (grad_slope, x_grad, weight_grad, *(None,) * 6)
 
 
@@ -210,7 +204,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[:3]
-        gradients = _LinearGradients.apply(grad, *ctx.saved_tensors, *needs)
+        gradients = call(_LinearGradients, grad, *ctx.saved_tensors, *needs)
         return (*(g if n else None for g, n in zip(gradients, needs, strict=True)), None, None)
 
 
@@ -247,13 +241,13 @@ class _LinearGradients(torch.autograd.Function):
         num_right = grad.shape[1]
         grad_slope, x_grad, weight_grad = torch.zeros_like(grad), None, None
         if ctx.need_x:
-            grad_slope = _Linear.apply(x_slope, weight, None, edges, num_right)
-            _, weight_grad, _ = _LinearGradients.apply(
-                grad, x_slope, weight, edges, False, True, False
+            grad_slope = call(_Linear, x_slope, weight, None, edges, num_right)
+            _, weight_grad, _ = call(
+                _LinearGradients, grad, x_slope, weight, edges, False, True, False
             )
         if ctx.need_weight:
-            grad_slope = grad_slope + _Linear.apply(x, weight_slope, None, edges, num_right)
-            x_grad, _, _ = _LinearGradients.apply(grad, x, weight_slope, edges, True, False, False)
+            grad_slope = grad_slope + call(_Linear, x, weight_slope, None, edges, num_right)
+            x_grad, _, _ = call(_LinearGradients, grad, x, weight_slope, edges, True, False, False)
         if ctx.need_bias:
             grad_slope = grad_slope + bias_slope
         return (grad_slope, x_grad, weight_grad, *(None,) * 4)
@@ -342,7 +336,5 @@ def _register() -> None:
         ("expanders::sparse_linear_backward", _fake_linear_backward, _LinearGradients),
     ):
         torch.library.register_fake(name, fake)
-        torch.library.register_autograd(
-            name, function.backward, setup_context=function.setup_context
-        )
+        register(name, function)
         torch.library.register_vmap(name, partial(_one_by_one, function))

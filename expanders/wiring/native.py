@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from expanders.wiring.derivatives import is_transformed
+
 _log = logging.getLogger(__name__)
 _SOURCES = Path(__file__).parent / "csrc"
 _lock = threading.Lock()
@@ -66,7 +68,7 @@ def takes(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.float64)
         and forward_ad._current_level < 0
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_transformed()
         and is_available()
     )
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expanders.wiring import native
+from expanders.wiring.derivatives import call, register
 
 _WIDEST = 512  # pixels of a row; two must fit a strip of csrc/batch_norm.cpp
 
@@ -49,7 +50,7 @@ def batch_norm(
         y = y if residual is None else y + residual
         y = F.relu(y) if relu else y
         return F.max_pool2d(y, 2) if pool else y
-    y, mean, var = torch.ops.expanders.batch_norm(x, weight, bias, residual, eps, relu, pool)
+    y, mean, var = call(_BatchNorm, x, weight, bias, residual, eps, relu, pool)
     count = x.numel() // x.shape[1]
     with torch.no_grad():
         if running_mean is not None:
@@ -77,34 +78,50 @@ def can_pool(x: Tensor) -> bool:
 # ---------------------------------------------------------------------------- autograd and tracing
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, residual, *ctx.options = inputs
-    y, mean, var = output
-    relu = ctx.options[1]
-    ctx.mark_non_differentiable(mean, var)
-    ctx.has_residual = residual is not None
-    kept = y if ctx.has_residual and relu else None  # the next layer keeps it anyway
-    ctx.save_for_backward(x, weight, bias, kept, mean, var)
+class _BatchNorm(torch.autograd.Function):
+    """The images, and mean and variance of each channel."""
 
+    @staticmethod
+    def forward(
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        eps: float,
+        relu: bool,
+        pool: bool,
+    ) -> Any:
+        return torch.ops.expanders.batch_norm(x, weight, bias, residual, eps, relu, pool)
 
-def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    x, weight, bias, y, mean, var = ctx.saved_tensors
-    if torch.is_grad_enabled():  # the gradient will be differentiated
-        grads = _differentiable_gradients(grad, x, weight, bias, y, *ctx.options)
-    else:
-        grads = torch.ops.expanders.batch_norm_backward(
-            grad, x, weight, bias, y, mean, var, *ctx.options
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, weight, bias, residual, *ctx.options = inputs
+        y, mean, var = output
+        relu = ctx.options[1]
+        ctx.mark_non_differentiable(mean, var)
+        ctx.has_residual = residual is not None
+        kept = y if ctx.has_residual and relu else None  # the next layer keeps it anyway
+        ctx.save_for_backward(x, weight, bias, kept, mean, var)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, bias, y, mean, var = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient will be differentiated
+            grads = _differentiable_gradients(grad, x, weight, bias, y, *ctx.options)
+        else:
+            grads = torch.ops.expanders.batch_norm_backward(
+                grad, x, weight, bias, y, mean, var, *ctx.options
+            )
+        x_grad, weight_grad, bias_grad, residual_grad = grads
+        if ctx.has_residual and y is None:
+            residual_grad = grad
+        return (
+            x_grad,
+            None if weight is None else weight_grad,
+            None if bias is None else bias_grad,
+            residual_grad if ctx.has_residual else None,
+            *(None,) * 3,
         )
-    x_grad, weight_grad, bias_grad, residual_grad = grads
-    if ctx.has_residual and y is None:
-        residual_grad = grad
-    return (
-        x_grad,
-        None if weight is None else weight_grad,
-        None if bias is None else bias_grad,
-        residual_grad if ctx.has_residual else None,
-        *(None,) * 3,
-    )
 
 
 def _differentiable_gradients(
@@ -164,6 +181,4 @@ def _fake_backward(
 def _register() -> None:
     torch.library.register_fake("expanders::batch_norm", _fake_forward)
     torch.library.register_fake("expanders::batch_norm_backward", _fake_backward)
-    torch.library.register_autograd(
-        "expanders::batch_norm", _backward, setup_context=_setup_context
-    )
+    register("expanders::batch_norm", _BatchNorm)

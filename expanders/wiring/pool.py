@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from expanders.wiring import native
+from expanders.wiring.derivatives import call, register
 
 _LARGEST = 15  # pixels of a window's side; a place in a window fits a byte
 
@@ -40,7 +41,7 @@ def max_pool2d(
     if found is None:
         return F.max_pool2d(input, *options)
     with_places = input.requires_grad and torch.is_grad_enabled()
-    return torch.ops.expanders.max_pool2d(input, *found, with_places)[0]
+    return call(_MaxPool, input, *found, with_places)[0]
 
 
 def window(
@@ -75,20 +76,28 @@ def _side(value: Any) -> int | None:
 # ---------------------------------------------------------------------------- autograd and tracing
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, *ctx.options, with_places = inputs
-    assert with_places or not ctx.needs_input_grad[0], "derivatives need the places"
-    ctx.height, ctx.width = x.shape[2:]
-    ctx.mark_non_differentiable(output[1])
-    ctx.save_for_backward(output[1])
+class _MaxPool(torch.autograd.Function):
+    """The images, and the place of the largest pixel in each window."""
 
+    @staticmethod
+    def forward(x: Tensor, size: int, stride: int, padding: int, with_places: bool) -> Any:
+        return torch.ops.expanders.max_pool2d(x, size, stride, padding, with_places)
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    (places,) = ctx.saved_tensors
-    compute: Any = torch.ops.expanders.max_pool2d_backward
-    if torch.is_grad_enabled():  # the gradient will be differentiated
-        compute = _differentiable_gradient
-    return compute(grad, places, ctx.height, ctx.width, *ctx.options), None, None, None, None
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        x, *ctx.options, with_places = inputs
+        assert with_places or not ctx.needs_input_grad[0], "derivatives need the places"
+        ctx.height, ctx.width = x.shape[2:]
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (places,) = ctx.saved_tensors
+        compute: Any = torch.ops.expanders.max_pool2d_backward
+        if torch.is_grad_enabled():  # the gradient will be differentiated
+            compute = _differentiable_gradient
+        return compute(grad, places, ctx.height, ctx.width, *ctx.options), None, None, None, None
 
 
 def _differentiable_gradient(
@@ -120,6 +129,4 @@ def _fake_backward(
 def _register() -> None:
     torch.library.register_fake("expanders::max_pool2d", _fake_forward)
     torch.library.register_fake("expanders::max_pool2d_backward", _fake_backward)
-    torch.library.register_autograd(
-        "expanders::max_pool2d", _backward, setup_context=_setup_context
-    )
+    register("expanders::max_pool2d", _MaxPool)

@@ -59,7 +59,7 @@ def test_has_the_bits_of_pytorch(window, shape, dtype, kind):
 
 def test_is_computed_by_the_operator():
     y = max_pool2d(torch.randn(2, 3, 8, 8, requires_grad=True), (3, 3), [2], 1)
-    assert "expanders" in y.grad_fn.name()
+    assert "_MaxPool" in y.grad_fn.name()
 
 
 @pytest.mark.parametrize("window", [(2, 2, 0), (3, 2, 1)])
