@@ -247,21 +247,6 @@ def identity(*overrides: str) -> Identity:
     return identity_of(used_settings(resolved(cfg), cfg.hydra.runtime.choices))
 
 
-def test_a_checkpoint_counts_with_its_content(tmp_path, monkeypatch):
-    for name, weights in {"a.pt": b"one", "b.pt": b"two", "copy.pt": b"one"}.items():
-        (tmp_path / name).write_bytes(weights)
-    monkeypatch.chdir(tmp_path)
-    paths = ("a.pt", tmp_path / "a.pt", "copy.pt", "b.pt")
-    names = [name_of(f"checkpoint={path}") for path in paths]
-    assert names[0] == names[1] == names[2] != names[3]
-    (tmp_path / "a.pt").unlink()
-    (tmp_path / "a.pt").write_bytes(b"two")
-    assert name_of("checkpoint=a.pt") == names[3]
-    for path, reason in {"c.pt": "no such file", ".": "cannot be read"}.items():
-        with pytest.raises(SettingError, match=f"checkpoint={path}: {reason}"):
-            identity(f"checkpoint={path}")
-
-
 def test_runs_that_differ_have_folders_that_differ():
     name = name_of()
     assert re.fullmatch(r"vgg16bn-digits-rreg-d3-s0-[0-9a-f]{8}", name)

@@ -9,12 +9,10 @@ have different names; where and how they are computed, measured and logged does 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from expanders.errors import SettingError
-from expanders.files import Stamp, digest, file_digest, stamp
+from expanders.files import digest
 from expanders.graphs.simple import is_dense
 from expanders.runs.computed import THIN, with_computed
 from expanders.runs.folders import settings_of
@@ -129,8 +127,6 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
     if settings.get("start_from") is not None:  # the run that it starts from, wherever it lies
         settings = settings | {"start_from": _digest_of(Path(settings["start_from"]).expanduser())}
-    if settings.get("checkpoint") is not None:  # the weights, wherever they lie
-        settings = settings | {"checkpoint": _digest_of_file(settings["checkpoint"])}
     named = {name: choices[name] for name in GROUPS if name not in left_out}
     kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in left_out}
     return {"choices": named} | kept
@@ -250,24 +246,6 @@ def _digest_of(folder: Path) -> str:
     if named and not folder.exists():
         return named[1]
     return _digest(settings_of(folder, "start_from")["definition"])
-
-
-def _digest_of_file(checkpoint: str) -> str:
-    """The digest of a checkpoint's bytes, short enough for a table."""
-    path = Path(checkpoint).expanduser()
-    try:
-        content = _file_digest(path, stamp(path))
-    except OSError as error:
-        raise SettingError("checkpoint", checkpoint, f"cannot be read ({error.strerror})") from None
-    if content is None:
-        raise SettingError("checkpoint", checkpoint, "no such file; give the path of a .pt file")
-    return content[:8]
-
-
-@lru_cache
-def _file_digest(path: Path, stamp: Stamp | None) -> str | None:
-    """Read once for all runs of a sweep."""
-    return file_digest(path)
 
 
 def _digest(content: Node) -> str:

@@ -141,14 +141,6 @@ def test_a_failing_cell_does_not_stop_the_others_and_is_tried_again(launch, tmp_
     assert again.stdout.count("epoch 1/1") == 2, "done runs are not run again"
 
 
-def test_a_missing_checkpoint_ends_a_sweep_before_it_starts(launch, tmp_path, few_images):
-    path = tmp_path / "weights.pt"
-    result = launch(*TINY, *images(few_images), "graph=rreg", f"checkpoint=null,{path}")
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"error: checkpoint={path}: no such file")
-    assert not list(tmp_path.glob("runs/*"))
-
-
 def test_nothing_to_do_is_said(launch, few_images):
     axes = (*UNTRAINED, *images(few_images), "graph=rreg")
     assert launch(*axes).returncode == 0
