@@ -77,7 +77,8 @@ def arrange(
 
 def _same_streams(places: Sequence[Place]) -> list[Place]:
     """No graph seed for runs that have not wired yet, where others of their arm depend on none."""
-    undrawn = {p.graph for p in places if p.record.streams.graph is None}
+    with_degree = [p for p in places if not p.record.is_twin]
+    undrawn = {p.graph for p in with_degree if p.record.streams.graph is None}
     known = []
     for each in places:
         if each.graph in undrawn:

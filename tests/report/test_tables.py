@@ -47,9 +47,13 @@ def test_an_option_of_ones_own_for_the_dense_network_is_a_dense_twin(tmp_path):
 
 
 def test_a_graph_of_ones_own_called_dense_is_a_graph_model(tmp_path):
-    folder = write_run(tmp_path, "rreg", accuracy=0.8)
-    rename_graph(folder, "dense")
-    assert texts(only(tmp_path)) == [["dense", "80.00"], ["dense twin", "missing"]]
+    for graph_seed, accuracy in ((1, 0.7), (2, 0.9)):
+        folder = write_run(tmp_path, "rreg", accuracy=accuracy, seeds={"graph": graph_seed})
+        rename_graph(folder, "dense")
+    write_run(tmp_path, "dense", accuracy=0.95)
+    table, copies = arranged(tmp_path)
+    assert copies == []
+    assert texts(table[0]) == [["dense", "80.00 ± 14.14"], ["dense twin", "95.00"]]
 
 
 def rename_graph(folder, option):
