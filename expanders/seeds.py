@@ -28,8 +28,8 @@ Seed = Literal["graph", "init", "data"]
 """The seeds of a run, `seeds.NAME`. Most streams are drawn from that of the data."""
 
 
-def chosen(settings: Mapping[str, Any], name: Seed) -> Any:
-    """One of the seeds in a run's settings: `seeds.NAME`, or else `seed`, which all have alike."""
+def seed_of(settings: Mapping[str, Any], name: Seed) -> Any:
+    """A seed of a run with these settings: `seeds.NAME`, or `seed` where that is null."""
     own = settings["seeds"].get(name)
     return settings["seed"] if own is None else own
 

@@ -309,6 +309,20 @@ def test_what_changes_no_result_changes_no_name(same):
     assert name_of(*same) == name_of(*choices)
 
 
+def test_a_checkpoint_counts_by_its_path_however_that_is_spelled(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = [
+        "runs/a/best.pt",
+        "./runs/b/../a/best.pt",
+        f"{tmp_path}/runs/a/best.pt",
+        "~/runs/a/best.pt",
+    ]
+    assert len({name_of(f"checkpoint={path!r}") for path in paths}) == 1
+    elsewhere = ["other.pt", "../runs/a/best.pt", "/runs/a/best.pt"]
+    assert len({name_of(f"checkpoint={path}") for path in [paths[0], *elsewhere]}) == 4
+
+
 def test_a_graph_seed_counts_for_a_scored_wiring_whose_places_are_random():
     names = [
         name_of("graph=snip", f"graph.placement={p}", "seeds.graph=3") for p in ("scored", "random")

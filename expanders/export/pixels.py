@@ -11,7 +11,7 @@ from torch import Tensor
 from expanders import data
 from expanders.errors import SettingError
 from expanders.runs.settings import function_of
-from expanders.seeds import chosen, stream
+from expanders.seeds import seed_of, stream
 from expanders.training.metrics import Part
 
 
@@ -81,7 +81,7 @@ def of_run(
             raise SettingError("dataset.source", target, remedy)
         source = function_of({"_target_": function or target}, "source")
         images, test = source(**arguments).load()
-        rng = stream(chosen(config, "data"), "split")
+        rng = stream(seed_of(config, "data"), "split")
         train, val = data.split(images, node["val_fraction"], rng)
         return {"train": train, "val": val, "test": test}
 

@@ -8,7 +8,7 @@ json_files, run_records    run folders as records of what they say
 places, cells, grid        runs arranged in tables: arms by degree or model
 measures                   what a table shows beside accuracy: one line there, one column here
 statistics, comparisons    differences, slopes and variances, and what these allow to say
-tables, csv_files          all that as text
+tables, comparison_tables  all that as text, made of entries; csv_files: as CSV
 accuracy_figures, figures  pictures, with matplotlib; panels: what these share
 content, page, templates   the sections, and how they look in HTML and Markdown
 """

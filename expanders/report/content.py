@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from expanders.report import figures, tables
+from expanders.report import comparison_tables, figures, tables
 from expanders.report.cells import Arm, Column, Table
 from expanders.report.comparisons import Comparison, Split, compare, in_short, split
+from expanders.report.entries import plain, points
 from expanders.report.json_files import printable
 from expanders.report.page import Block, Section
 from expanders.report.run_records import RunRecord, Skipped
@@ -116,7 +117,7 @@ def sections_of(
         yield _not_finished(unfinished, root)
     if skipped:
         lines = [(_shown(each.path, root), each.reason) for each in skipped]
-        yield Section("What was not used", [Block(table=tables.plain(["path", "reason"], lines))])
+        yield Section("What was not used", [Block(table=plain(["path", "reason"], lines))])
     links = {str(r.folder): (_shown(r.folder, root), _address(r.folder, out)) for r in records}
     listed = [
         Block(chapter.title, table=tables.runs(chapter.table, chapter.anchors, links))
@@ -139,7 +140,7 @@ def _overview(
         cells = Counter(tables.status(cell) for _, _, cell in chapter.table.grid())
         counts = [str(cells[state]) for state in _STATES]
         lines.append((chapter.title, str(cells.total()), *counts))
-    table = tables.plain(["table", "cells", *_STATES], lines, "number")
+    table = plain(["table", "cells", *_STATES], lines, "number")
     return Section("Overview", [Block(paragraphs=[words], table=table)])
 
 
@@ -163,16 +164,16 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     planned = [each for each in chapter.comparisons if each.planned]
     explored = [each for each in chapter.comparisons if not each.planned]
     if planned:
-        yield Block("Contrasts declared in advance", table=tables.comparisons(planned))
+        yield Block("Contrasts declared in advance", table=comparison_tables.comparisons(planned))
     if explored:
         single = all(each.difference and each.difference.n <= 1 for each in explored)
-        show = tables.single_pairs if single else tables.comparisons
+        show = comparison_tables.single_pairs if single else comparison_tables.comparisons
         many = len(explored) > _MANY
         heading = "Exploratory comparisons" + (f" ({len(explored)})" if many else "")
         yield Block(heading, table=show(explored), folded=many)
     if chapter.splits:
         heading = "Variance from graphs and from starts"
-        yield Block(heading, table=tables.splits(chapter.splits))
+        yield Block(heading, table=comparison_tables.splits(chapter.splits))
     if pictures:
         yield Block("Pictures", pictures=pictures)
     yield Block("Settings that all runs of this table share", [table.shared], folded=True)
@@ -191,8 +192,8 @@ def _thin(table: Table, column: Column) -> str:
 
     second = max(others, key=mean)
     return (
-        f"At {column.label} the thin dense network wins: {tables.points(mean(thin[0]))} % with as "
-        f"many parameters, against {tables.points(mean(second))} % of {second.label}, the best "
+        f"At {column.label} the thin dense network wins: {points(mean(thin[0]))} % with as "
+        f"many parameters, against {points(mean(second))} % of {second.label}, the best "
         "sparse one."
     )
 
@@ -210,7 +211,7 @@ def _not_finished(records: Sequence[RunRecord], root: Path) -> Section:
         "Unfinished runs were cut off, or are still running. The command that started them "
         "continues them, and tries those again that failed."
     )
-    table = tables.plain(["folder", "state", "reason, or how far it came"], lines)
+    table = plain(["folder", "state", "reason, or how far it came"], lines)
     return Section("Runs that did not finish", [Block(paragraphs=[words], table=table)])
 
 

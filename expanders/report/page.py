@@ -6,8 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from expanders.report.entries import TextTable
 from expanders.report.figures import Picture
-from expanders.report.tables import TextTable
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -24,7 +24,7 @@ from expanders.report.json_files import (
 from expanders.runs import folders
 from expanders.runs.computed import THIN
 from expanders.runs.identity import named_choices
-from expanders.seeds import Seed, chosen
+from expanders.seeds import Seed, seed_of
 from expanders.training import metrics
 
 State = Literal["finished", "failed", "unfinished"]
@@ -298,7 +298,7 @@ def _streams(config: Mapping[str, Any], wiring: GraphFile) -> Streams:
         raise Unreadable("config.json is not that of a run: a group is not a mapping")
     pinned = config.get("seeds")
     known = {"seed": config.get("seed"), "seeds": pinned if isinstance(pinned, dict) else {}}
-    seeds = [chosen(known, name) for name in get_args(Seed)]
+    seeds = [seed_of(known, name) for name in get_args(Seed)]
     whole = [seed for seed in seeds if isinstance(seed, int) and not isinstance(seed, bool)]
     if len(whole) < len(seeds):
         raise Unreadable("config.json has no whole numbers for seed and seeds")

@@ -1,47 +1,17 @@
-"""Tables of the report: what stands in them. `page` decides how they look."""
+"""Tables of arms, cells and runs: what stands in them."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from expanders.report.cells import Arm, Cell, Column, Table
-from expanders.report.comparisons import Comparison, Split
+from expanders.report.entries import NONE, Entry, TextTable, named, points, short
 from expanders.report.measures import COSTS, FLOPS_SHARE, GRAPHS, LIVE_SHARE, Measure
 from expanders.report.places import text
 from expanders.report.run_records import RunRecord
 from expanders.report.statistics import describe, paired
 from expanders.training import metrics
 
-_FIXED = "\N{NO-BREAK SPACE}"
 _SHORT = 80  # characters of an error that a cell shows; the list of failed runs has all
-_NONE = "–"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry of a table.
-
-    Attributes:
-        lines: of text; the first is bold if `best`, and leads to `link` if there is one.
-        kind: its style: name (of a row), number, short or long text, pair, or the state of a cell.
-        span: the number of columns that it takes.
-        anchor: what links to this place of the page end with.
-    """
-
-    lines: tuple[str, ...]
-    best: bool = False
-    kind: str = "number"
-    span: int = 1
-    link: str = ""
-    anchor: str = ""
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """A table ready to be shown; a row that starts a group has a line above it."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Entry]]
-
 
 Anchors = dict[tuple[Arm, Column], str]
 """The anchor of each cell's runs."""
@@ -60,7 +30,7 @@ def accuracies(table: Table, anchors: Anchors) -> TextTable:
         if once:
             entries = [replace(entries[0], span=len(table.columns))]
         new_kind = arm.kind if not rows or table.arms[len(rows) - 1].kind != arm.kind else ""
-        rows.append([_text(new_kind), _name(arm.label), *entries])
+        rows.append([short(new_kind), named(arm.label), *entries])
     return TextTable(["", "wiring", *(column.label for column in table.columns)], rows)
 
 
@@ -73,9 +43,9 @@ def side_by_side(table: Table, anchors: Anchors) -> TextTable:
     def entries(arm: Arm, column: Column, cell: Cell) -> list[Entry]:
         accuracy = replace(_accuracy(table, arm, column), link=_link(anchors, arm, column))
         if not cell.finished:
-            return [_text(""), replace(accuracy, span=2 + len(measures))]
+            return [short(""), replace(accuracy, span=2 + len(measures))]
         difference = _minus_reference(table, arm, reference, column)
-        needs = _text(", ".join(arm.needs) or _NONE)
+        needs = short(", ".join(arm.needs) or NONE)
         return [needs, accuracy, difference, *_means(measures, cell)]
 
     return _by_cell(table, [*header, *(measure.heading for measure in measures)], entries)
@@ -101,68 +71,11 @@ def tuning(table: Table) -> TextTable | None:
         values = {own.tuned: own.validation for own in (cell, *cell.rejected)}
         found = [(each, values.get(each)) for each in tuned]
         return [
-            Entry((_NONE if value is None else points(value),), best=each == cell.tuned)
+            Entry((NONE if value is None else points(value),), best=each == cell.tuned)
             for each, value in found
         ]
 
     return _by_cell(table, ["", "wiring", *map(text, tuned)], entries) if tuned else None
-
-
-def comparisons(found: Sequence[Comparison]) -> TextTable:
-    """Differences between arms and slopes, with intervals and what they allow to say."""
-    rows = []
-    for each, before in zip(found, [None, *found], strict=False):
-        new = before is None or before.column != each.column
-        p = each.p if each.adjusted_p is None else each.adjusted_p
-        numbers = [*_estimate(each), _NONE if p is None else _p_value(p)]
-        rows.append(
-            [
-                _name(each.column.label if new else ""),
-                Entry((each.name.replace(" − ", f" −{_FIXED}"),), kind="pair"),
-                *(Entry((number,), best=each.verdict == "holds") for number in numbers),
-                _text(each.says),
-            ]
-        )
-    p_of = "p" if any(each.planned for each in found) else "p (Holm)"
-    header = ["", "difference or slope", "points", "95 % interval", "n", p_of, "verdict"]
-    return TextTable(header, rows)
-
-
-def single_pairs(found: Sequence[Comparison]) -> TextTable:
-    """Differences that rest on one pair of runs at most: no more than their values, by column."""
-    columns = list(dict.fromkeys(each.column for each in found))
-    pairs = list(dict.fromkeys(each.name for each in found))
-    values = {
-        (each.name, each.column): points(each.difference.mean, "+")
-        for each in found
-        if each.difference is not None and each.difference.mean is not None
-    }
-    rows = [
-        [_name(pair), *(Entry((values.get((pair, column), _NONE),)) for column in columns)]
-        for pair in pairs
-    ]
-    return TextTable(["difference, points", *(column.label for column in columns)], rows)
-
-
-def splits(found: Sequence[Split]) -> TextTable:
-    """Variances split into graph and start, as standard deviations in points and as shares."""
-    rows = []
-    for each in found:
-        c = each.components
-        total = c.first + c.second + c.rest
-        shares = [
-            f"{points(v**0.5)} ({100 * v / total if total else 0:.0f} %)"
-            for v in (c.first, c.second, c.rest)
-        ]
-        tests = [_NONE if p is None else _p_value(p) for p in (c.p_first, c.p_second)]
-        numbers = (f"{c.rows} × {c.columns}", *shares, *tests)
-        rows.append(
-            [_name(each.column.label), _name(each.arm.label)]
-            + [Entry((number,)) for number in numbers]
-            + [_text(each.says)]
-        )
-    header = ["", "wiring", "graphs × starts", "sd of graph", "sd of start", "sd of the rest"]
-    return TextTable([*header, "p of graph", "p of start", "verdict"], rows)
 
 
 def runs(table: Table, anchors: Anchors, links: dict[str, tuple[str, str]]) -> TextTable:
@@ -184,21 +97,13 @@ def runs(table: Table, anchors: Anchors, links: dict[str, tuple[str, str]]) -> T
                 [
                     Entry(("" if index else where,), kind="name", anchor="" if index else anchor),
                     Entry((name,), kind="text", link=address),
-                    _text(seeds(record)),
+                    short(seeds(record)),
                     Entry(("; ".join(remarks),), kind="text"),
-                    Entry((points(record.accuracy) if record.summary else _NONE,)),
-                    Entry((_NONE if seconds is None else f"{seconds:,.0f}",)),
+                    Entry((points(record.accuracy) if record.summary else NONE,)),
+                    Entry((NONE if seconds is None else f"{seconds:,.0f}",)),
                 ]
             )
     return TextTable(["cell", "folder", "seeds", "state", "accuracy, %", "seconds"], rows)
-
-
-def plain(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "text") -> TextTable:
-    """A table of text, or of numbers with a name in front."""
-    return TextTable(
-        header,
-        [[Entry((t,), kind=kind if i else "text") for i, t in enumerate(row)] for row in rows],
-    )
 
 
 def status(cell: Cell) -> str:
@@ -219,11 +124,6 @@ def seeds(record: RunRecord) -> str:
     known = {name: s for name, s in record.streams._asdict().items() if s is not None}
     same = len(set(known.values())) == 1
     return str(record.streams.init) if same else ", ".join(f"{k} {s}" for k, s in known.items())
-
-
-def points(fraction: float, sign: str = "") -> str:
-    """A difference of accuracies in percentage points: `+1.25`, `1.25`."""
-    return f"{100 * fraction:{sign}.2f}".replace("-", "−")
 
 
 def highest(table: Table, column: Column) -> list[Arm]:
@@ -258,7 +158,7 @@ def _by_cell(
                 continue
             label = "any degree" if once else column.label
             label = arm.kind if len(table.columns) == 1 else label
-            rows.append([_text("" if label == before else label), _name(arm.label), *own])
+            rows.append([short("" if label == before else label), named(arm.label), *own])
             before = label
     return TextTable(header, rows)
 
@@ -271,7 +171,7 @@ def _present(table: Table, measures: Collection[Measure]) -> list[Measure]:
 
 def _means(measures: Iterable[Measure], cell: Cell) -> list[Entry]:
     means = [(measure, measure.mean(cell)) for measure in measures]
-    return [Entry((_NONE if mean is None else m.shown(mean),)) for m, mean in means]
+    return [Entry((NONE if mean is None else m.shown(mean),)) for m, mean in means]
 
 
 def _accuracy_only(cell: Cell) -> Entry:
@@ -316,41 +216,9 @@ def _minus_reference(table: Table, arm: Arm, reference: Arm, column: Column) -> 
     own, other = (table.cell(each, column).accuracies for each in (arm, reference))
     difference = paired(own, other)
     if arm == reference or difference.mean is None:
-        return Entry((_NONE,))
+        return Entry((NONE,))
     mean = points(difference.mean, "+")
     if difference.low is None or difference.high is None:
         return Entry((mean,))
     interval = f"({points(difference.low, '+')} to {points(difference.high, '+')})"
     return Entry((f"{mean} {interval}",))
-
-
-def _estimate(each: Comparison) -> tuple[str, str, str]:
-    """Estimate, interval and number of a comparison; slopes are given for a step of the measure."""
-    if each.slope is not None and each.measure is not None:
-        step, found = each.measure.step, each.slope
-        value, n = points(step * found.value, "+"), f"{found.arms} arms"
-        ends = [None if end is None else step * end for end in (found.low, found.high)]
-        value = f"{value} per {step:g}"
-    else:
-        assert each.difference is not None
-        mean, n = each.difference.mean, str(each.difference.n)
-        value = _NONE if mean is None else points(mean, "+")
-        ends = [each.difference.low, each.difference.high]
-        if each.difference.pinned:
-            n += f" (one {', one '.join(each.difference.pinned)})"
-    low, high = ends
-    if low is None or high is None:
-        return value, _NONE, n
-    return value, f"{points(low, '+')} to {points(high, '+')}", n
-
-
-def _name(words: str) -> Entry:
-    return Entry((words,), kind="name")
-
-
-def _text(words: str) -> Entry:
-    return Entry((words,), kind="short")
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

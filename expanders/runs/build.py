@@ -218,13 +218,13 @@ def network(
     granularity = config.graph["granularity"]
     graph, degree = instantiate(graph_node(config)), instantiate(config.degree)
 
-    def chosen() -> Wiring:
+    def drawn() -> Wiring:
         seen = sample(graph.images) if isinstance(graph, Method) else None
         seed = config.stream_seed("graph")
         options = {"skip": skip, "images": seen, "granularity": granularity}
         return draw(model, graph, degree, seed, **options)
 
-    wiring = team.from_writer(chosen) if trained is None else trained.wiring
+    wiring = team.from_writer(drawn) if trained is None else trained.wiring
     if config.init["redraw"]:
         initialize(model, config.stream_seed("init"), "redraw")
     fan = config.init["fan"]
@@ -276,7 +276,12 @@ def with_connectivity(report: Report, model: nn.Module, inputs: Tensor, crop: in
 
 
 def check_size(model: nn.Module, side: int, crop: int | None) -> None:
-    """Compute the logits of one image of `side` x `side` pixels, to which it is cropped if at all.
+    """Compute the logits of one image of `side` x `side` pixels.
+
+    Args:
+        model: the network, on any device.
+        side: in pixels.
+        crop: what images are cropped to, for the message; None where they are not cropped.
 
     Raises:
         SettingError: if the model takes no such image.

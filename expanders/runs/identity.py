@@ -6,6 +6,7 @@ function of this package that moves to another module. Runs that differ in anyth
 have different names; where and how they are computed, measured and logged does not count.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def used_settings(settings: Node, choices: Mapping[str, str]) -> Node:
         settings = settings | {key: settings[key] | value for key, value in unused.items()}
     if settings.get("start_from") is not None:  # the run that it starts from, wherever it lies
         settings = settings | {"start_from": _digest_of(Path(settings["start_from"]).expanduser())}
+    if settings.get("checkpoint") is not None:
+        settings = settings | {"checkpoint": _in_one_spelling(settings["checkpoint"])}
     named = {name: choices[name] for name in GROUPS if name not in left_out}
     kept = {key: _plain(settings[key]) for key in sorted(settings) if key not in left_out}
     return {"choices": named} | kept
@@ -235,6 +238,12 @@ def _options(changed: Node) -> list[str]:
         for key, value in sorted(changed.items())
         if key != "_target_" and not isinstance(value, dict)
     ]
+
+
+def _in_one_spelling(path: str) -> str:
+    """A path, relative to the current folder if it lies below; nothing needs to be there."""
+    whole, here = os.path.abspath(Path(path).expanduser()), Path.cwd()
+    return str(Path(whole).relative_to(here)) if Path(whole).is_relative_to(here) else whole
 
 
 def _digest_of(folder: Path) -> str:

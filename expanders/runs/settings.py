@@ -17,7 +17,7 @@ from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from expanders.errors import SettingError
-from expanders.seeds import Seed, chosen
+from expanders.seeds import Seed, seed_of
 from expanders.training import metrics
 
 Node = dict[str, Any]
@@ -111,7 +111,7 @@ class Config:
 
     def stream_seed(self, name: Seed) -> int:
         """One of the run's seeds: its own, or else the common one."""
-        return int(chosen(vars(self), name))
+        return int(seed_of(vars(self), name))
 
 
 def completed(settings: Node) -> Node:

@@ -1,9 +1,9 @@
 """Calls of C++ operators that have derivatives, with little work in Python.
 
-An operator's derivatives are one `torch.autograd.Function` whose `forward` takes no context: so
-`torch.func` can transform it. PyTorch then looks up the signature of `forward` at every call, which
-takes longer than a small layer. Where nothing is transformed, `call` therefore uses a function of
-one piece, and none where nothing is differentiated.
+An operator's derivatives are a `torch.autograd.Function`. `torch.func` can transform it if its
+`forward` takes no context, but PyTorch then looks up the signature of `forward` at every call,
+which takes longer than a small layer. Where nothing is transformed, `call` therefore uses another
+function, whose `forward` takes one; where nothing is differentiated, the operator alone.
 """
 
 from functools import cache
@@ -14,7 +14,11 @@ from torch.autograd import Function
 
 
 def call(function: type[Function], *arguments: Any) -> Any:
-    """What `function.apply(*arguments)` returns."""
+    """What `function.apply(*arguments)` returns.
+
+    Callers make sure that no tensor has a forward-mode tangent: it would be lost here. A function
+    that defines no `vmap` must not be called within a transform of `torch.func` either.
+    """
     if is_transformed():
         return function.apply(*arguments)
     if torch.is_grad_enabled():
