@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 
 from expanders.files import read_sealed
-from expanders.report import comparisons, csv_files, page, tables
+from expanders.report import comparison_tables, comparisons, csv_files, page, tables
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
 from expanders.runs.folders import run_digest, write_summary
@@ -90,7 +90,7 @@ def test_single_pairs_show_their_differences_only(tmp_path):
     for graph, degree, accuracy in (("rreg", 3, 0.9), ("xnet", 3, 0.8), ("rreg", 15, 0.7)):
         write_run(tmp_path, graph, degree, 0, accuracy)
     write_run(tmp_path, "dense", seed=0, accuracy=0.95)
-    shown = tables.single_pairs(comparisons.compare(only(tmp_path)))
+    shown = comparison_tables.single_pairs(comparisons.compare(only(tmp_path)))
     assert shown.header == ["difference, points", "degree 3", "degree 15"]
     assert [[entry.lines[0] for entry in row] for row in shown.rows] == [
         ["rreg − xnet", "+10.00", "–"],
@@ -195,7 +195,7 @@ def test_comparisons_are_worded_by_what_they_show(grid):
         ("degree 3", "xnet − dense twin", "dense twin is better"),
         ("degree 15", "rreg − dense twin", "one pair"),
     ]
-    rows = [[entry.lines[0] for entry in row] for row in tables.comparisons(found).rows]
+    rows = [[entry.lines[0] for entry in row] for row in comparison_tables.comparisons(found).rows]
     # Differences 0.10, 0.11, 0.09: 10 ± 4.30 · 1 / √3 points
     assert rows[0][2:5] == ["+10.00", "+7.52 to +12.48", "3"]
     assert rows[1][3] == "−7.97 to +1.97"
@@ -232,7 +232,7 @@ def test_equal_differences_give_no_interval_and_a_single_stream_is_named(tmp_pat
         write_run(tmp_path, "xnet", seed=0, accuracy=0.8, seeds={"graph": seed})
     (found,) = comparisons.compare(only(tmp_path))
     assert found.says == "all pairs differ equally"
-    (row,) = tables.comparisons([found]).rows
+    (row,) = comparison_tables.comparisons([found]).rows
     assert row[4].lines == ("3 (one init, one data)",)
 
 
@@ -247,7 +247,7 @@ def test_variance_is_split_where_the_seeds_allow(tmp_path):
     assert (found.arm.label, found.start) == ("rreg", "init")
     assert found.components.first == pytest.approx(4e-4, rel=0.01)
     assert found.says == "effect of graph"
-    (row,) = tables.splits([found]).rows
+    (row,) = comparison_tables.splits([found]).rows
     assert [entry.lines[0] for entry in row[:4]] == ["degree 3", "rreg", "3 × 3", "2.00 (100 %)"]
     (record,) = csv_files.variances(table, [found])
     assert record["variance_graph"] == found.components.first
