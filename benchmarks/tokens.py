@@ -28,7 +28,7 @@ from expanders.training.device import keep_freed_memory
 from expanders.wiring.wire import sparsify
 
 LAYERS = ((768, 768), (768, 3072), (3072, 768))
-NETWORKS = ("vit_b_16", "convnext_tiny", "mobilenet_v2")
+NETWORKS = ("vit_b_16", "convnext_tiny", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0")
 HEADER = f"{'':22} degree | dense, ms            | ours, ms             | ratio (quartiles)"
 
 

@@ -1,7 +1,7 @@
 """How training steps are compiled: norms joined with their neighbours, the rest by Inductor.
 
 `torch.compile` captures a network as a graph. On a CPU, batch norms in it are joined with what
-follows them, and max-pools replaced (see `expanders.training.fusion`). What is left is then left to
+follows them, and some other operations replaced (see `expanders.training.fusion`). What is left is then left to
 PyTorch's operations, or compiled by Inductor, which takes tens of seconds and gains little more.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from expanders.errors import SettingError
-from expanders.training.fusion import fuse_norms, replace_max_pools
+from expanders.training import fusion
 from expanders.wiring import native
 
 CompileMode = Literal["auto", "none", "default", "reduce-overhead", "max-autotune"]
@@ -34,7 +34,7 @@ class Compilation:
 
     Attributes:
         compile: mode of Inductor, or `none`.
-        norm: what computes batch norms and max-pools on a CPU.
+        norm: what computes batch norms, and the other operations of `fusion`, on a CPU.
     """
 
     compile: CompileMode
@@ -55,8 +55,8 @@ def chosen(
         model: the network.
         mode: of Inductor, or `none`. `auto` compiles on a GPU, and on a CPU a network without batch
             norm for a training of so many images that it earns back the time of compiling.
-        norm: what computes batch norms and max-pools on a CPU: PyTorch (`torch`), or the C++
-            operators (`native`); `auto` is `native`, unless `mode` is `none` or the training too
+        norm: what computes batch norms, and the other operations of `fusion`, on a CPU: PyTorch
+            (`torch`), or the C++ operators (`native`); `auto` is `native`, unless `mode` is `none` or the training too
             short to earn the time of capturing.
         device: of the network.
         num_images: those of all epochs.
@@ -131,9 +131,14 @@ class _Joined:
     def __call__(
         self, module: fx.GraphModule, inputs: Sequence[Any], **_: Any
     ) -> Callable[..., Any]:
-        norms, pools = fuse_norms(module.graph), replace_max_pools(module.graph)
+        replacements = {
+            "batch norm": fusion.fuse_norms,
+            "max-pool": fusion.replace_max_pools,
+            "depthwise convolution": fusion.replace_depthwise,
+        }
+        counts = {name: replace(module.graph) for name, replace in replacements.items()}
         module.recompile()
-        for name, count in (("batch norm", norms), ("max-pool", pools)):
+        for name, count in counts.items():
             if count:
                 _log.info("%s: %d by the C++ operator", name, count)
         if self.mode is None:

@@ -1,12 +1,13 @@
-"""Batch norm, and the operations that follow it, joined in a captured network.
+"""A captured network with batch norms joined with what follows, and other faster operators.
 
 `torch.compile` captures a network as a graph of PyTorch's functions, however its modules are
 written. In that graph, batch norms in training are replaced by `expanders.wiring.norm.batch_norm`,
 together with what follows, if nothing else needs what lies between:
 
-    ReLU;   ReLU and 2x2 max-pool;   addition and ReLU
+    ReLU or ReLU6;   ReLU and 2x2 max-pool;   addition and ReLU
 
-Other max-pools, such as that of a ResNet's stem, become `expanders.wiring.pool.max_pool2d`.
+Other max-pools, such as that of a ResNet's stem, become `expanders.wiring.pool.max_pool2d`, and
+depthwise convolutions, such as those of a MobileNet, `expanders.wiring.depthwise.conv2d`.
 The network itself is not touched: its modules, parameters and buffers stay what they are.
 """
 
@@ -18,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from expanders.wiring.norm import batch_norm, can_pool, is_supported
+from expanders.wiring import depthwise
+from expanders.wiring.norm import RELU, RELU6, Bounds, batch_norm, can_pool, is_supported
 from expanders.wiring.pool import max_pool2d, window
 
 _RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
@@ -41,6 +43,19 @@ def replace_max_pools(graph: fx.Graph) -> int:
             arguments = _arguments(node, max_pool2d)
             if window(_value(arguments.pop("input")), **arguments) is not None:
                 node.target = max_pool2d
+                count += 1
+    return count
+
+
+def replace_depthwise(graph: fx.Graph) -> int:
+    """Replace depthwise convolutions of a captured network by the operator; returns how many."""
+    count = 0
+    for node in graph.nodes:
+        if _calls(node, (torch.conv2d,)):
+            given = _arguments(node, depthwise.conv2d)
+            x, weight = _value(given["input"]), _value(given["weight"])
+            if depthwise.is_faster_over_edges(x, weight, given["stride"], given["groups"]):
+                node.target = depthwise.conv2d
                 count += 1
     return count
 
@@ -80,15 +95,27 @@ def _followers(norm: fx.Node) -> tuple[list[fx.Node], dict[str, Any]]:
         line.extend(line[-1].users)
     first = line[1] if len(line) > 1 else None
     second = line[2] if len(line) > 2 else None
-    if _calls(first, _RELU):
-        if second is not None and _calls(second, _MAX_POOL) and _is_supported_pool(second, norm):
-            return line, {"relu": True, "pool": True}
-        return line[:2], {"relu": True}
-    if first is not None and _calls(first, _ADDITION) and _calls(second, _RELU):
-        residual = _residual(first, norm)
-        if residual is not None:
-            return line, {"residual": residual, "relu": True}
+    if (bounds := _bounds(first)) is not None:
+        if second is not None and _is_supported_pool(second, norm, bounds):
+            return line, {"bounds": bounds, "pool": True}
+        return line[:2], {"bounds": bounds}
+    if first is not None and _calls(first, _ADDITION):
+        bounds, residual = _bounds(second), _residual(first, norm)
+        if bounds is not None and residual is not None:
+            return line, {"residual": residual, "bounds": bounds}
     return [norm], {}
+
+
+def _bounds(node: fx.Node | None) -> Bounds | None:
+    """What an activation clamps to; None if it is another one, or none."""
+    if _calls(node, _RELU):
+        return RELU
+    if _calls(node, (F.relu6,)):
+        return RELU6
+    if node is not None and _calls(node, (F.hardtanh, F.hardtanh_)):
+        arguments = _arguments(node, F.hardtanh)
+        return float(arguments["min_val"]), float(arguments["max_val"])
+    return None
 
 
 def _residual(addition: fx.Node, norm: fx.Node) -> fx.Node | None:
@@ -104,12 +131,14 @@ def _residual(addition: fx.Node, norm: fx.Node) -> fx.Node | None:
     return other if (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) else None
 
 
-def _is_supported_pool(node: fx.Node, norm: fx.Node) -> bool:
-    """Whether a max-pool takes 2x2 pixels at a time and leaves no rest."""
+def _is_supported_pool(node: fx.Node, norm: fx.Node, bounds: Bounds) -> bool:
+    """Whether it is a max-pool of 2x2 pixels at a time that leaves no rest and follows a ReLU."""
+    if not _calls(node, _MAX_POOL):
+        return False
     pool = _arguments(node, F.max_pool2d_with_indices)
     size, stride = _pair(pool["kernel_size"]), _pair(pool["stride"] or pool["kernel_size"])
     plain = _pair(pool["padding"]) == (0, 0) and _pair(pool["dilation"]) == (1, 1)
-    whole = can_pool(_value(norm)) and not pool["return_indices"]
+    whole = can_pool(_value(norm), bounds) and not pool["return_indices"]
     return size == stride == (2, 2) and plain and whole
 
 

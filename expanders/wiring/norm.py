@@ -1,9 +1,10 @@
-"""Batch norm in training together with what follows it: addition, ReLU, 2x2 max-pool.
+"""Batch norm in training together with what follows it: addition, ReLU or ReLU6, 2x2 max-pool.
 
 `csrc/batch_norm.cpp` computes them in the fewest passes over memory; on other devices, in other
 types and outside of training, PyTorch's own operations do, with equal results to rounding.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from torch import Tensor
 
 from expanders.wiring import native
 from expanders.wiring.derivatives import call, register
+
+Bounds = tuple[float, float]
+"""The lowest and the highest value that a clamp leaves."""
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
+RELU: Bounds = (0.0, math.inf)
+RELU6: Bounds = (0.0, 6.0)
 
 _WIDEST = 512  # pixels of a row; two must fit a strip of csrc/batch_norm.cpp
 
@@ -27,10 +35,10 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     residual: Tensor | None = None,
-    relu: bool = False,
+    bounds: Bounds = UNBOUNDED,
     pool: bool = False,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm`, and then: add `residual`, ReLU, max-pool of 2x2 pixels.
+    """`torch.nn.functional.batch_norm`, then: add `residual`, clamp, max-pool of 2x2 pixels.
 
     Args:
         x: images, (N, C, H, W).
@@ -40,17 +48,18 @@ def batch_norm(
         momentum: share of the new statistics in the running ones.
         eps: added to the variance.
         residual: as `x`, or None.
-        relu, pool: whether to do these.
+        bounds: what the outputs are clamped to: `RELU`, `RELU6` or others.
+        pool: whether to pool.
 
     Returns:
         Images of the size of `x`, or of half its height and width.
     """
-    if not (training and is_supported(x, weight)) or (pool and not can_pool(x)):
+    if not (training and is_supported(x, weight)) or (pool and not can_pool(x, bounds)):
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         y = y if residual is None else y + residual
-        y = F.relu(y) if relu else y
+        y = F.relu(y) if bounds == RELU else y if bounds == UNBOUNDED else F.hardtanh(y, *bounds)
         return F.max_pool2d(y, 2) if pool else y
-    y, mean, var = call(_BatchNorm, x, weight, bias, residual, eps, relu, pool)
+    y, mean, var = call(_BatchNorm, x, weight, bias, residual, eps, *bounds, pool)
     count = x.numel() // x.shape[1]
     with torch.no_grad():
         if running_mean is not None:
@@ -70,9 +79,9 @@ def is_supported(x: Tensor, weight: Tensor | None) -> bool:
     )
 
 
-def can_pool(x: Tensor) -> bool:
-    """Whether the operator pools images of this size."""
-    return x.shape[2] % 2 == x.shape[3] % 2 == 0 and x.shape[3] <= _WIDEST
+def can_pool(x: Tensor, bounds: Bounds) -> bool:
+    """Whether the operator pools images of this size, after a clamp to these bounds."""
+    return bounds == RELU and x.shape[2] % 2 == x.shape[3] % 2 == 0 and x.shape[3] <= _WIDEST
 
 
 # ---------------------------------------------------------------------------- autograd and tracing
@@ -88,19 +97,20 @@ class _BatchNorm(torch.autograd.Function):
         bias: Tensor | None,
         residual: Tensor | None,
         eps: float,
-        relu: bool,
+        low: float,
+        high: float,
         pool: bool,
     ) -> Any:
-        return torch.ops.expanders.batch_norm(x, weight, bias, residual, eps, relu, pool)
+        return torch.ops.expanders.batch_norm(x, weight, bias, residual, eps, low, high, pool)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         x, weight, bias, residual, *ctx.options = inputs
         y, mean, var = output
-        relu = ctx.options[1]
+        is_bounded = tuple(ctx.options[1:3]) != UNBOUNDED
         ctx.mark_non_differentiable(mean, var)
         ctx.has_residual = residual is not None
-        kept = y if ctx.has_residual and relu else None  # the next layer keeps it anyway
+        kept = y if ctx.has_residual and is_bounded else None  # the next layer keeps it anyway
         ctx.save_for_backward(x, weight, bias, kept, mean, var)
 
     @staticmethod
@@ -120,7 +130,7 @@ class _BatchNorm(torch.autograd.Function):
             None if weight is None else weight_grad,
             None if bias is None else bias_grad,
             residual_grad if ctx.has_residual else None,
-            *(None,) * 3,
+            *(None,) * 4,
         )
 
 
@@ -131,7 +141,8 @@ def _differentiable_gradients(
     bias: Tensor | None,
     y: Tensor | None,
     eps: float,
-    relu: bool,
+    low: float,
+    high: float,
     pool: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `batch_norm_backward` returns, in operations that have derivatives themselves."""
@@ -144,8 +155,9 @@ def _differentiable_gradients(
         _, largest = F.max_pool2d(z, 2, return_indices=True)
         grad = grad * (z.flatten(2).gather(2, largest.flatten(2)).view_as(grad) > 0)
         grad = F.max_unpool2d(grad, largest, [2, 2])
-    elif relu:
-        grad = grad * ((z if y is None else y) > 0)
+    elif (low, high) != UNBOUNDED:
+        clamped = z if y is None else y
+        grad = grad * ((clamped > low) & (clamped < high))
     bias_grad, weight_grad = grad.sum(dims), (grad * normal).sum(dims)
     normal_grad = grad if weight is None else grad * weight.view(shape)
     mean_grad = normal_grad.mean(dims, keepdim=True)
@@ -162,10 +174,10 @@ def _fake_forward(x: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fake_backward(
-    grad: Tensor, x: Tensor, weight: Any, bias: Any, y: Tensor | None, *options: Any
+    grad: Tensor, x: Tensor, weight: Any, bias: Any, y: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    channels, relu = x.shape[1], options[3]
-    residual_grad = x.new_empty(x.shape if y is not None and relu else 0)
+    channels = x.shape[1]
+    residual_grad = x.new_empty(x.shape if y is not None else 0)
     return x.new_empty(x.shape), x.new_empty(channels), x.new_empty(channels), residual_grad
 
 

@@ -10,10 +10,13 @@ from torch import nn
 from expanders import models
 from expanders.training.fusion import fuse_norms, replace_max_pools
 from expanders.wiring import native
-from expanders.wiring.norm import batch_norm
+from expanders.wiring.norm import RELU, RELU6, batch_norm
 from expanders.wiring.wire import sparsify
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="no C++ compiler")
+
+
+BOUNDS = {RELU: "relu", RELU6: "relu6", (-1.0, 2.0): "hardtanh"}
 
 
 def captured(model, joined):
@@ -22,10 +25,13 @@ def captured(model, joined):
     def backend(module, inputs):
         fuse_norms(module.graph)
         module.recompile()
-        names = ("residual", "relu", "pool")
         for node in module.graph.nodes:
             if node.target is batch_norm:
-                joined.append([name for name in names if node.kwargs.get(name)])
+                followers = dict(node.kwargs)
+                if "bounds" in followers:
+                    followers[BOUNDS[followers["bounds"]]] = True
+                names = ("residual", *BOUNDS.values(), "pool")
+                joined.append([name for name in names if followers.get(name)])
         return module
 
     torch.compiler.reset()
@@ -137,6 +143,11 @@ def added_to(x, norm):
         (added_to, [[]]),
         (lambda x, norm: F.relu(norm(x) + x.mean()), [[]]),
         (lambda x, norm: F.relu(norm(x) + norm(x)), [[], ["residual", "relu"]]),
+        (lambda x, norm: nn.ReLU6()(norm(x)), [["relu6"]]),
+        (lambda x, norm: F.relu6(norm(x)), [["relu6"]]),
+        (lambda x, norm: F.relu6(x + norm(x)), [["residual", "relu6"]]),
+        (lambda x, norm: F.hardtanh(norm(x), max_val=2.0), [["hardtanh"]]),
+        (lambda x, norm: F.max_pool2d(F.relu6(norm(x)), 2), [["relu6"]]),
         (lambda x, norm: F.max_pool2d(norm(x), 2), [[]]),
         (lambda x, norm: F.max_pool2d(F.relu(norm(x)), 3), [["relu"]]),
         (lambda x, norm: F.max_pool2d(F.relu(norm(x)), 2, 1), [["relu"]]),

@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from expanders.wiring import native
-from expanders.wiring.norm import batch_norm, can_pool, is_supported
+from expanders.wiring.norm import RELU, RELU6, UNBOUNDED, batch_norm, can_pool, is_supported
 
 pytestmark = pytest.mark.skipif(not native.is_available(), reason="no C++ compiler")
 
-FOLLOWERS = [{}, {"relu": True}, {"residual": True, "relu": True}, {"residual": True}]
-FOLLOWERS += [{"relu": True, "pool": True}]
+FOLLOWERS = [{}, {"bounds": RELU}, {"residual": True, "bounds": RELU}, {"residual": True}]
+FOLLOWERS += [{"bounds": RELU, "pool": True}, {"bounds": RELU6}]
+FOLLOWERS += [{"residual": True, "bounds": (-1.0, 2.0)}]
 SHAPES = [(4, 5, 6, 8), (3, 70, 2, 2), (2, 3, 40, 40), (5, 7, 8, 7), (130, 3, 2, 2), (2, 2, 64, 64)]
 
 
@@ -23,11 +24,13 @@ def arguments(shape, dtype=torch.float64, affine=True, residual=False):
     return [None if t is None else t.requires_grad_() for t in tensors]
 
 
-def reference(x, mean, var, weight, bias, momentum=0.1, residual=None, relu=False, pool=False):
+def reference(
+    x, mean, var, weight, bias, momentum=0.1, residual=None, bounds=UNBOUNDED, pool=False
+):
     """The same, in PyTorch's operations."""
     y = F.batch_norm(x, mean, var, weight, bias, True, momentum, 1e-5)
     y = y if residual is None else y + residual
-    y = F.relu(y) if relu else y
+    y = F.relu(y) if bounds == RELU else F.hardtanh(y, *bounds) if bounds != UNBOUNDED else y
     return F.max_pool2d(y, 2) if pool else y
 
 
@@ -59,7 +62,7 @@ def evaluated(compute, tensors, followers, order=1):
 @pytest.mark.parametrize("order", [1, 2])
 def test_equals_pytorch(shape, followers, affine, order):
     torch.manual_seed(0)
-    if followers.get("pool") and not can_pool(torch.empty(shape)):
+    if followers.get("pool") and not can_pool(torch.empty(shape), RELU):
         return
     tensors = arguments(shape, affine=affine, residual=followers.get("residual", False))
     for got, expected in zip(
@@ -96,7 +99,7 @@ def test_equal_numbers_in_a_pool_share_no_gradient():
     torch.manual_seed(0)
     x = torch.randint(3, (4, 3, 8, 8)).double().requires_grad_()
     tensors = [x, None, None, None]
-    followers = {"relu": True, "pool": True}
+    followers = {"bounds": RELU, "pool": True}
     for got, expected in zip(
         evaluated(ours, tensors, followers), evaluated(reference, tensors, followers), strict=True
     ):
@@ -106,7 +109,7 @@ def test_equal_numbers_in_a_pool_share_no_gradient():
 def test_not_a_number_is_not_hidden_by_the_relu():
     x = torch.randn(2, 1, 4, 4)
     x[0, 0, 0, 0] = float("nan")
-    for followers in ({"relu": True}, {"relu": True, "pool": True}):
+    for followers in ({"bounds": RELU}, {"bounds": RELU, "pool": True}):
         assert ours(x, None, None, None, None, **followers).isnan().all()
 
 
@@ -118,7 +121,7 @@ def test_the_bits_do_not_depend_on_the_number_of_threads():
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
-            results.append(evaluated(ours, tensors, {"relu": True}))
+            results.append(evaluated(ours, tensors, {"bounds": RELU}))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -146,30 +149,37 @@ def test_what_the_operator_cannot_do_is_left_to_pytorch(x):
 def test_evaluation_uses_the_running_statistics():
     x, mean, var = torch.randn(2, 3, 4, 4), torch.randn(3), torch.rand(3)
     expected = F.max_pool2d(F.relu(F.batch_norm(x, mean, var)), 2)
-    assert torch.equal(batch_norm(x, mean, var, relu=True, pool=True), expected)
+    assert torch.equal(batch_norm(x, mean, var, bounds=RELU, pool=True), expected)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_declares_itself_correctly():
     """Schema, fake kernels and autograd, as PyTorch checks them for custom operators."""
-    for followers in ((None, True, False), (None, True, True), ("residual", True, False)):
-        residual, relu, pool = followers
-        x, weight, bias, other = arguments((3, 4, 4, 6), residual=residual is not None)
+    cases = (
+        (False, RELU6, False),
+        (False, RELU, True),
+        (True, RELU, False),
+        (True, UNBOUNDED, False),
+    )
+    for residual, bounds, pool in cases:
+        x, weight, bias, other = arguments((3, 4, 4, 6), residual=residual)
         torch.library.opcheck(
-            torch.ops.expanders.batch_norm, (x, weight, bias, other, 1e-5, relu, pool)
+            torch.ops.expanders.batch_norm, (x, weight, bias, other, 1e-5, *bounds, pool)
         )
 
 
 def test_wrong_shapes_are_refused():
     norm = torch.ops.expanders.batch_norm
     with pytest.raises(RuntimeError, match="expected images"):
-        norm(torch.randn(3, 4), None, None, None, 1e-5, False, False)
+        norm(torch.randn(3, 4), None, None, None, 1e-5, *UNBOUNDED, False)
     with pytest.raises(RuntimeError, match=r"must be \(4,\)"):
-        norm(torch.randn(3, 4, 2, 2), torch.ones(3), None, None, 1e-5, False, False)
+        norm(torch.randn(3, 4, 2, 2), torch.ones(3), None, None, 1e-5, *UNBOUNDED, False)
     with pytest.raises(RuntimeError, match="even height"):
-        norm(torch.randn(3, 4, 3, 2), None, None, None, 1e-5, True, True)
+        norm(torch.randn(3, 4, 3, 2), None, None, None, 1e-5, *RELU, True)
+    with pytest.raises(RuntimeError, match="pools after ReLU only"):
+        norm(torch.randn(3, 4, 2, 2), None, None, None, 1e-5, *RELU6, True)
     with pytest.raises(RuntimeError, match="residual must be"):
-        norm(torch.randn(3, 4, 2, 2), None, None, torch.ones(1), 1e-5, True, False)
+        norm(torch.randn(3, 4, 2, 2), None, None, torch.ones(1), 1e-5, *RELU, False)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -179,7 +189,7 @@ def test_transforms_of_functions():
     x, direction = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64)
 
     def loss(compute, x):
-        return (compute(x, None, None, None, None, relu=True) ** 3).sum()
+        return (compute(x, None, None, None, None, bounds=RELU) ** 3).sum()
 
     for derive in (
         lambda f: torch.func.jvp(f, (x,), (direction,))[1],
@@ -195,7 +205,7 @@ def test_transforms_of_functions():
 def test_compiles():
     torch.manual_seed(0)
     tensors = arguments((4, 8, 6, 6), torch.float32, residual=True)
-    followers = {"relu": True}
+    followers = {"bounds": RELU}
     expected = evaluated(ours, tensors, followers)
     compiled = torch.compile(ours, backend="aot_eager")
     for got, want in zip(evaluated(compiled, tensors, followers), expected, strict=True):

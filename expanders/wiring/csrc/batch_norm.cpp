@@ -1,13 +1,14 @@
 // Batch norm in training, with what follows it in most networks, for the CPU:
 //
 //   z = (x - mean) * weight / sqrt(var + eps) + bias (+ residual)
-//   y = z, or max(z, 0) with ReLU, or with pooling the largest max(z, 0) of each 2x2 pixels
+//   y = z, kept between two bounds (0 and infinity: ReLU; 0 and 6: ReLU6), or with pooling the
+//       largest of each 2x2 pixels of max(z, 0)
 //
 // mean and var are of a channel over all images and pixels. Memory is passed over as few times as
 // possible: forward reads x for the statistics, reads it again and writes y; backward reads x and
 // the gradient twice and writes the gradient of x. All passes over a channel follow each other, so
-// that the later ones find it in the cache. Backward needs x and the statistics only: the sign of z
-// and the largest pixels are found again (with a residual, the sign is that of y). No sum depends
+// that the later ones find it in the cache. Backward needs x and the statistics only: which z
+// lie between the bounds and which pixels are largest is found again (with a residual, from y). No sum depends
 // on the number of threads.
 
 #include <ATen/core/Tensor.h>
@@ -183,8 +184,14 @@ template <typename T>
 struct Problem {
   Images in;
   double eps;
-  bool relu, pool;
+  T low, high;  // bounds of y
+  bool pool;
   const T *x, *weight, *bias, *residual;  // the last three may be null
+
+  bool is_bounded() const { return std::isfinite(low) || std::isfinite(high); }
+  T bounded(T z) const { return z < low ? low : z > high ? high : z; }
+  // Its derivative times `grad`.
+  T bounded_grad(T z, T grad) const { return (z <= low) | (z >= high) ? T{0} : grad; }
 
   // Elements of a pooled strip: a quarter.
   int64_t out(int64_t elements) const { return pool ? elements / 4 : elements; }
@@ -207,20 +214,15 @@ void forward(T* y, T* mean, T* var, const Problem<T>& of) {
         const T* x = of.x + start;
         T* target = of.pool ? z.data() : y + start;
         if (n + 1 < in.count) prefetch<1>(y + of.out(start + in.image()), of.out(strip.length));
-        const T low = of.relu ? T{0} : -std::numeric_limits<T>::infinity();
         if (of.residual) {
           const T* residual = of.residual + start;
 #pragma omp simd
-          for (int64_t i = 0; i < strip.length; ++i) {
-            const T sum = x[i] * scale[i] + shift[i] + residual[i];
-            target[i] = sum < low ? low : sum;
-          }
+          for (int64_t i = 0; i < strip.length; ++i)
+            target[i] = of.bounded(x[i] * scale[i] + shift[i] + residual[i]);
         } else {
 #pragma omp simd
-          for (int64_t i = 0; i < strip.length; ++i) {
-            const T sum = x[i] * scale[i] + shift[i];
-            target[i] = sum < low ? low : sum;
-          }
+          for (int64_t i = 0; i < strip.length; ++i)
+            target[i] = of.bounded(x[i] * scale[i] + shift[i]);
         }
         if (of.pool) pool(y + start / 4, z.data(), strip.length, in.width);
       }
@@ -250,11 +252,11 @@ struct ZGrad {
       prefetch(x + of.in.image(), strip.length);
       prefetch(from + of.out(of.in.image()), of.out(strip.length));
     }
-    if (!of.relu) return from;
+    if (!of.is_bounded()) return from;
     if (of.residual) {
       const T* sum = y + start;
 #pragma omp simd
-      for (int64_t i = 0; i < strip.length; ++i) row[i] = sum[i] <= 0 ? T{0} : from[i];
+      for (int64_t i = 0; i < strip.length; ++i) row[i] = of.bounded_grad(sum[i], from[i]);
     } else if (of.pool) {
 #pragma omp simd
       for (int64_t i = 0; i < strip.length; ++i) z[i] = x[i] * scale[i] + shift[i];
@@ -262,7 +264,7 @@ struct ZGrad {
     } else {
 #pragma omp simd
       for (int64_t i = 0; i < strip.length; ++i)
-        row[i] = x[i] * scale[i] + shift[i] <= 0 ? T{0} : from[i];
+        row[i] = of.bounded_grad(x[i] * scale[i] + shift[i], from[i]);
     }
     return row.data();
   }
@@ -339,14 +341,14 @@ MaybeTensor contiguous(const MaybeTensor& tensor) {
 
 template <typename T>
 Problem<T> problem(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
-                   const MaybeTensor& residual, double eps, bool relu, bool pool) {
+                   const MaybeTensor& residual, double eps, double low, double high, bool pool) {
   const Images in{x.size(0), x.size(1), x.size(2), x.size(3)};
-  return {in,   eps, relu || pool, pool, x.const_data_ptr<T>(), data<T>(weight), data<T>(bias),
-          data<T>(residual)};
+  return {in,   eps, static_cast<T>(low), static_cast<T>(high), pool, x.const_data_ptr<T>(),
+          data<T>(weight), data<T>(bias), data<T>(residual)};
 }
 
 void check(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
-           const MaybeTensor& residual, bool pool) {
+           const MaybeTensor& residual, double low, double high, bool pool) {
   TORCH_CHECK(x.dim() == 4 && x.numel() > 0, "batch_norm: expected images (N, C, H, W)");
   for (const MaybeTensor* vector : {&weight, &bias})
     TORCH_CHECK(!*vector || ((*vector)->numel() == x.size(1) &&
@@ -355,6 +357,7 @@ void check(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
   TORCH_CHECK(!residual || (residual->sizes() == x.sizes() &&
                             residual->scalar_type() == x.scalar_type()),
               "batch_norm: the residual must be like the images");
+  TORCH_CHECK(!pool || (low == 0 && std::isinf(high)), "batch_norm: pools after ReLU only");
   TORCH_CHECK(!pool || (!residual && x.size(2) % 2 == 0 && x.size(3) % 2 == 0 &&
                         2 * x.size(3) <= kStrip),
               "batch_norm: pools images of even height and width (at most ", kStrip / 2,
@@ -363,9 +366,9 @@ void check(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x_, const MaybeTensor& weight_,
                                               const MaybeTensor& bias_,
-                                              const MaybeTensor& residual_, double eps, bool relu,
-                                              bool pool) {
-  check(x_, weight_, bias_, residual_, pool);
+                                              const MaybeTensor& residual_, double eps, double low,
+                                              double high, bool pool) {
+  check(x_, weight_, bias_, residual_, low, high, pool);
   const Tensor x = x_.contiguous();
   const MaybeTensor weight = contiguous(weight_), bias = contiguous(bias_);
   const MaybeTensor residual = contiguous(residual_);
@@ -375,38 +378,38 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& x_, const MaybeTenso
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm", [&] {
     forward(y.mutable_data_ptr<scalar_t>(), mean.mutable_data_ptr<scalar_t>(),
             var.mutable_data_ptr<scalar_t>(),
-            problem<scalar_t>(x, weight, bias, residual, eps, relu, pool));
+            problem<scalar_t>(x, weight, bias, residual, eps, low, high, pool));
   });
   return {y, mean, var};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
     const Tensor& grad_, const Tensor& x_, const MaybeTensor& weight_, const MaybeTensor& bias_,
-    const MaybeTensor& y_, const Tensor& mean, const Tensor& var, double eps, bool relu,
-    bool pool) {
-  check(x_, weight_, bias_, y_, pool);
+    const MaybeTensor& y_, const Tensor& mean, const Tensor& var, double eps, double low,
+    double high, bool pool) {
+  check(x_, weight_, bias_, y_, low, high, pool);
   const Tensor grad = grad_.contiguous(), x = x_.contiguous();
   const MaybeTensor weight = contiguous(weight_), bias = contiguous(bias_), y = contiguous(y_);
   Tensor x_grad = at::empty(x.sizes(), x.options());
   Tensor weight_grad = at::empty({x.size(1)}, x.options());
   Tensor bias_grad = at::empty({x.size(1)}, x.options());
-  Tensor residual_grad = at::empty(y && relu ? x.sizes() : at::IntArrayRef{0}, x.options());
+  Tensor residual_grad = at::empty(y ? x.sizes() : at::IntArrayRef{0}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm_backward", [&] {
     backward(x_grad.mutable_data_ptr<scalar_t>(), weight_grad.mutable_data_ptr<scalar_t>(),
              bias_grad.mutable_data_ptr<scalar_t>(),
              residual_grad.numel() ? residual_grad.mutable_data_ptr<scalar_t>() : nullptr,
              grad.const_data_ptr<scalar_t>(), data<scalar_t>(y), mean.const_data_ptr<scalar_t>(),
              var.const_data_ptr<scalar_t>(),
-             problem<scalar_t>(x, weight, bias, y, eps, relu, pool));
+             problem<scalar_t>(x, weight, bias, y, eps, low, high, pool));
   });
   return {x_grad, weight_grad, bias_grad, residual_grad};
 }
 
 TORCH_LIBRARY_FRAGMENT(expanders, m) {
   m.def("batch_norm(Tensor x, Tensor? weight, Tensor? bias, Tensor? residual, float eps, "
-        "bool relu, bool pool) -> (Tensor y, Tensor mean, Tensor var)");
+        "float low, float high, bool pool) -> (Tensor y, Tensor mean, Tensor var)");
   m.def("batch_norm_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? y, "
-        "Tensor mean, Tensor var, float eps, bool relu, bool pool) -> "
+        "Tensor mean, Tensor var, float eps, float low, float high, bool pool) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
 }
 
