@@ -1,8 +1,8 @@
 """How training steps are compiled: norms joined with their neighbours, the rest by Inductor.
 
 `torch.compile` captures a network as a graph. On a CPU, batch norms in it are joined with what
-follows them, and some other operations replaced (see `expanders.training.fusion`). What is left is then left to
-PyTorch's operations, or compiled by Inductor, which takes tens of seconds and gains little more.
+follows them, and some other operations replaced (see `expanders.training.fusion`). The rest is left
+to PyTorch's operations, or compiled by Inductor, which takes tens of seconds and gains little more.
 """
 
 import logging
@@ -56,8 +56,8 @@ def chosen(
         mode: of Inductor, or `none`. `auto` compiles on a GPU, and on a CPU a network without batch
             norm for a training of so many images that it earns back the time of compiling.
         norm: what computes batch norms, and the other operations of `fusion`, on a CPU: PyTorch
-            (`torch`), or the C++ operators (`native`); `auto` is `native`, unless `mode` is `none` or the training too
-            short to earn the time of capturing.
+            (`torch`), or the C++ operators (`native`); `auto` is `native`, unless `mode` is `none`
+            or the training too short to earn the time of capturing.
         device: of the network.
         num_images: those of all epochs.
         before: how the steps of this training so far were compiled; `auto` stays with it where that
