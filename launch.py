@@ -27,7 +27,12 @@ from expanders.runs import folders
 from expanders.runs.settings import Node
 from expanders.runs.workers import name_command
 from expanders.training import metrics
-from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, with_recipe
+from hydra_plugins.expanders_sweeper.naming import (
+    degree_as_value,
+    instantiate,
+    resolved,
+    with_recipe,
+)
 
 log = logging.getLogger(__name__)
 
@@ -180,24 +185,6 @@ def one_line(error: BaseException) -> str:
     elif in_a_name := re.match(_IN_A_NAME, text):
         text = in_a_name[1]
     return f"error: {text}"
-
-
-def degree_as_value(argument: str) -> str:
-    """`degree=15` as `degree.value=15`: Hydra takes no number for the name of a group's option.
-
-    Whatever has a number in it is meant, such as `3,15` and `range(3,9,3)`.
-    """
-    key, _, value = argument.partition("=")
-    numbers = [word for word in re.split(r"[\s,()\[\]]+", value) if _is_number(word)]
-    return f"degree.value={value}" if key == "degree" and numbers else argument
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
 
 
 def main() -> None:

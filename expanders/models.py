@@ -16,14 +16,14 @@ first leaves a large part of the deeper kernels outside of every image: without 
 
 import difflib
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models as zoo
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, check_choice
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -92,6 +92,7 @@ class _WideOrThinResNet(ResNet):  # type: ignore[misc]
         stem: Stem,
         width: float,
     ) -> None:
+        check_choice("model.stem", stem, Stem)
         super().__init__(block, list(blocks), num_classes)
         self.inplanes = scaled(64, width)
         if width != 1:
@@ -105,8 +106,6 @@ class _WideOrThinResNet(ResNet):  # type: ignore[misc]
         if stem == "cifar":
             self.conv1 = nn.Conv2d(3, scaled(64, width), 3, padding=1, bias=False)
             self.maxpool = nn.Identity()
-        elif stem != "imagenet":
-            raise SettingError("model.stem", stem, f"must be {' or '.join(get_args(Stem))}")
 
 
 def resnet18(num_classes: int = 10, stem: Stem = "imagenet", width: float = 1) -> nn.Module:

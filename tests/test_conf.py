@@ -16,7 +16,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 import expanders
-import launch
 from expanders import sparsify
 from expanders.data import Transform
 from expanders.errors import SettingError
@@ -25,7 +24,7 @@ from expanders.runs.identity import Identity, identity_of, used_settings
 from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
 from expanders.wiring.degrees import LayerShape, NetworkShape
-from hydra_plugins.expanders_sweeper.naming import resolved, run_name, with_recipe
+from hydra_plugins.expanders_sweeper.naming import degree_as_value, resolved, run_name, with_recipe
 
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("model", "graph", "degree", "dataset", "optimizer", "schedule")
@@ -225,6 +224,7 @@ def test_recipes_leave_other_optimizers_alone():
         ("degree=1e9", "degree.value=1e9"),
         ("degree=nan", "degree.value=nan"),
         ("degree=[3,15]", "degree.value=[3,15]"),
+        ("degree='3','15'", "degree.value='3','15'"),
         ("degree=choice(constant,erk)", "degree=choice(constant,erk)"),
         ("degree=erk,uniform", "degree=erk,uniform"),
         ("degree.value=7", "degree.value=7"),
@@ -233,7 +233,7 @@ def test_recipes_leave_other_optimizers_alone():
     ],
 )
 def test_a_number_for_the_degree_becomes_its_value(typed, passed):
-    assert launch.degree_as_value(typed) == passed
+    assert degree_as_value(typed) == passed
 
 
 def name_of(*overrides: str) -> str:

@@ -93,5 +93,6 @@ def test_everything_announced_is_there():
     for name in expanders.__all__:
         assert getattr(expanders, name) is not None
     assert callable(expanders.sparsify)
+    assert set(expanders.__all__) <= set(dir(expanders))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = expanders.nonsense

@@ -63,7 +63,7 @@ def test_maps_images_to_logits(name):
 def test_cifar_stem_keeps_the_resolution():
     model = models.resnet18(stem="cifar")
     assert model.conv1(torch.zeros(1, 3, 32, 32)).shape[-1] == 32
-    with pytest.raises(SettingError, match="model.stem=cifra: must be imagenet or cifar"):
+    with pytest.raises(SettingError, match="model.stem=cifra: choose imagenet or cifar"):
         models.resnet18(stem="cifra")
 
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from expanders.data.formats import (
 )
 from expanders.data.images import Images, Source, num_validation, split
 from expanders.data.stored import Storage
-from expanders.errors import SettingError
+from expanders.errors import SettingError, check_choice
 from expanders.seeds import stream
 
 StrPath = str | os.PathLike[str]
@@ -275,7 +275,5 @@ def _places(root: StrPath, cache: StrPath | None, storage: Storage) -> tuple[Pat
     for setting, value in (("dataset.root", root), ("dataset.cache", cache or root)):
         if not isinstance(value, str | os.PathLike):
             raise SettingError(setting, value, "must be the path of a folder")
-    if storage not in get_args(Storage):
-        remedy = f"must be {' or '.join(get_args(Storage))}"
-        raise SettingError("dataset.storage", storage, remedy)
+    check_choice("dataset.storage", storage, Storage)
     return Path(root).expanduser(), Path(cache or root).expanduser()

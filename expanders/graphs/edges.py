@@ -30,10 +30,13 @@ def check_edges(edges: IntArray, num_left: int, num_right: int) -> None:
     if not isinstance(edges, np.ndarray) or edges.dtype != np.int64 or edges.shape[:-1] != (2,):
         raise SettingError("edges", type(edges).__name__, "give an int64 array of shape (2, E)")
     left, right = edges
-    inside = np.all((edges >= 0) & (edges < [[num_left], [num_right]]))
-    if not inside or np.any(np.diff(right * num_left + left) <= 0):
-        remedy = f"a {num_left}x{num_right} graph has distinct edges, sorted by (right, left)"
-        raise SettingError("edges", "unsorted, repeated or outside", remedy)
+    outside = ((edges < 0) | (edges >= [[num_left], [num_right]])).any(0)
+    steps = np.diff(right * num_left + left, prepend=-1)
+    for problem, where in (("outside", outside), ("unsorted", steps < 0), ("repeated", steps == 0)):
+        if where.any():
+            first = edges[:, np.argmax(where)].tolist()
+            remedy = f"a {num_left}x{num_right} graph has distinct edges, sorted by (right, left)"
+            raise SettingError("edges", f"{problem}, as {first}", remedy)
 
 
 def check_flag(setting: str, value: object) -> None:

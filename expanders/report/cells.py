@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal, NamedTuple
 
-from expanders.report.places import Option, Settings
-from expanders.report.run_records import RunRecord, State, Streams
+from expanders.report.places import FlatSettings, Option
+from expanders.report.run_records import Outcome, RunRecord, Streams
 from expanders.training import metrics
 
 Kind = Literal["graph models", "scored wirings", "controls", "dense and thin"]
@@ -50,7 +50,7 @@ class Cell:
     """
 
     runs: dict[Streams, RunRecord] = field(default_factory=dict)
-    tuned: Settings = ()
+    tuned: FlatSettings = ()
     rejected: list["Cell"] = field(default_factory=list)
 
     @property
@@ -75,7 +75,7 @@ class Cell:
         shares = [r.disconnected for r in self.finished if r.disconnected is not None]
         return bool(shares) and fmean(shares) > 0.5
 
-    def having(self, state: State) -> list[RunRecord]:
+    def having(self, state: Outcome) -> list[RunRecord]:
         """The runs in a state, in order of their seeds."""
         return [r for _, r in sorted(self.runs.items(), key=_by_seeds) if r.state == state]
 

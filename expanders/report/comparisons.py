@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from expanders.errors import SettingError
 from expanders.report.cells import Arm, Column, Table
 from expanders.report.measures import AGAINST, Measure
-from expanders.report.places import Settings, labels
+from expanders.report.places import FlatSettings, labels
 from expanders.report.statistics import (
     Components,
     Difference,
@@ -150,7 +150,7 @@ class Dial(NamedTuple):
 
 def dials(table: Table) -> list[Dial]:
     """All dials of a table."""
-    found: dict[tuple[str, str, Settings], list[Arm]] = defaultdict(list)
+    found: dict[tuple[str, str, FlatSettings], list[Arm]] = defaultdict(list)
     for arm in table.sparse:
         if arm.kind in ("graph models", "controls"):
             name, settings = arm.graph

@@ -10,10 +10,10 @@ from expanders import graphs
 from expanders.graphs import controls
 from expanders.report.cells import TWIN, Arm, Cell, Column, Kind, Table
 from expanders.report.places import (
+    FlatSettings,
     Group,
     Option,
     Place,
-    Settings,
     differing,
     graph_defaults,
     labels,
@@ -31,7 +31,7 @@ class _Draft:
     """The runs of a table-to-be, and what it has in common."""
 
     group: Group
-    policy: Settings
+    policy: FlatSettings
     sparse: Sequence[Place]
     dense: Sequence[Place]
 
@@ -41,7 +41,7 @@ class _Draft:
         return "degree" if len(degrees) > 1 or (len(self.models) == 1 and degrees) else "model"
 
     @property
-    def shared(self) -> Settings:
+    def shared(self) -> FlatSettings:
         return *self.group.context, *self.policy
 
     @property
@@ -161,7 +161,7 @@ def _is_control(place: Place) -> bool:
     return is_ours or place.record.config["graph"].get("control") is True
 
 
-def degree_label(degree: Settings) -> str:
+def degree_label(degree: FlatSettings) -> str:
     """`degree 3` for the constant degree; the name of the number for other policies."""
     words = (f"{'degree' if key == 'value' else key} {value:g}" for key, value in degree)
     return ", ".join(words)
@@ -194,7 +194,7 @@ def _table(draft: _Draft, naming: _Naming, differs: str, copies: list[Skipped]) 
 
 def _cell(places: Sequence[Place], copies: list[Skipped]) -> Cell:
     """The cell of these runs, with the settings that the validation images choose."""
-    candidates: dict[Settings, Cell] = {}
+    candidates: dict[FlatSettings, Cell] = {}
     for each in places:
         cell = candidates.setdefault(each.tuned, Cell(tuned=each.tuned))
         _add(cell, each.record, copies)

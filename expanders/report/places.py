@@ -11,8 +11,8 @@ from expanders.report.run_records import RunRecord
 from expanders.runs import folders
 from expanders.runs.computed import THIN
 
-Settings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
-Option = tuple[str, Settings]  # the name of a choice in a group, and its settings
+FlatSettings = tuple[tuple[str, Any], ...]  # flat keys and values, in order: usable as a key
+Option = tuple[str, FlatSettings]  # the name of a choice in a group, and its settings
 Default = tuple[str, str, Any]  # the name of a choice, one of its settings, and its default
 
 # Seeds tell runs of a cell apart, and choices are taken by name.
@@ -24,7 +24,7 @@ class Group(NamedTuple):
 
     dataset: str
     family: str
-    context: Settings
+    context: FlatSettings
 
 
 class Place(NamedTuple):
@@ -43,9 +43,9 @@ class Place(NamedTuple):
     group: Group
     model: Option
     graph: Option
-    degree: Settings
-    policy: Settings
-    tuned: Settings
+    degree: FlatSettings
+    policy: FlatSettings
+    tuned: FlatSettings
 
 
 def places_of(records: Sequence[RunRecord], tuned: Collection[str] = ()) -> list[Place]:

@@ -34,7 +34,7 @@ from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
-from expanders.wiring.draw import Graph, Method, Task, draw
+from expanders.wiring.draw import Method, Task, WiringMethod, draw
 
 
 def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) -> None:
@@ -104,9 +104,9 @@ def _check_size(
 def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:
     """Whether every layer can have the edges that it would get."""
     node, degree = graph_node(config), instantiate(config.degree)
-    graph: Graph = instantiate(node)
+    graph: WiringMethod = instantiate(node)
     if isinstance(graph, Method):
-        chosen: Graph = _Unscored(graph.name)
+        chosen: WiringMethod = _Unscored(graph.name)
     else:
         chosen = graph if is_dense(graph) else _once_a_size(graph, node, instantiate)
     draw(

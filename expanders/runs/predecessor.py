@@ -38,12 +38,9 @@ class Predecessor:
         """Fill the trainer, and write the checkpoints of a run that has come so far.
 
         Raises:
-            SettingError: if the network is another, or all epochs are done.
+            SettingError: if the network is another.
         """
         self.fill(trainer)
-        if trainer.is_done:
-            remedy = f"{self.folder} has trained {trainer.epoch}; choose more"
-            raise SettingError("epochs", trainer.settings.epochs, remedy)
         log.info("Starting after %d epochs, from %s", trainer.epoch, self.folder)
         # In this order: a run that has a last.pt has the best.pt that it needs.
         checkpoints.adopt_best(self.best, trainer)
@@ -80,7 +77,8 @@ def read_predecessor(folder: Path, record: Mapping[str, Any]) -> Predecessor:
 
     Raises:
         SettingError: if there is no run at the end of an epoch, its files are damaged, or the
-            settings differ in more than the number of epochs and the schedule.
+            settings differ in more than the number of epochs and the schedule, or ask for no more
+            epochs than it has trained.
     """
     settings = folders.settings_of(folder, "start_from")
     run = folders.run_digest(settings)
@@ -96,4 +94,8 @@ def read_predecessor(folder: Path, record: Mapping[str, Any]) -> Predecessor:
         raise SettingError("start_from", folder, "holds checkpoints that are not this run's")
     if content["origin"]["steps"]:
         raise SettingError("start_from", folder, "stopped within an epoch; let it finish first")
+    trained = len(content["training"]["history"])
+    if record["epochs"] <= trained:
+        remedy = f"{folder} has trained {trained}; choose more"
+        raise SettingError("epochs", record["epochs"], remedy)
     return Predecessor(folder, Saved(last, content), best)

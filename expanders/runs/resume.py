@@ -192,9 +192,9 @@ class Checkpoints:
         Raises:
             SettingError: if `content`, of a best.pt, is not of the trainer's best epoch.
         """
-        origin = Origin(self.run, trainer.best_epoch)
+        origin = Origin(self.run, trainer.history.best_epoch)
         if content["origin"] != asdict(origin) | {"run": content["origin"]["run"]}:
-            what = f"has a best.pt that is not of epoch {trainer.best_epoch}, its best one"
+            what = f"has a best.pt that is not of epoch {trainer.history.best_epoch}, its best one"
             raise SettingError("start_from", "this run", what)
         self.check()
         checkpoint.write(self._best, {**content, "origin": asdict(origin)})
@@ -208,10 +208,10 @@ class Checkpoints:
         origin = self._origin_of_best()
         # One that is ahead was saved before last.pt was damaged, and its epoch is trained again.
         if origin is not None and (
-            origin.epoch == trainer.best_epoch or origin.epoch > trainer.epoch
+            origin.epoch == trainer.history.best_epoch or origin.epoch > trainer.epoch
         ):
             return
-        if trainer.best_epoch == trainer.epoch and trainer.steps == 0:
+        if trainer.history.best_epoch == trainer.epoch and trainer.steps == 0:
             log.info("%s is not that of the best epoch: written again", self._best)
             self.save_best(trainer)
         elif trainer.is_done or (trainer.epoch > 0 and len(trainer.val)):
@@ -223,8 +223,8 @@ class Checkpoints:
         Raises:
             SettingError: if it cannot be had any more.
         """
-        if self._origin_of_best() != Origin(self.run, trainer.best_epoch):
-            if trainer.best_epoch != trainer.epoch:
+        if self._origin_of_best() != Origin(self.run, trainer.history.best_epoch):
+            if trainer.history.best_epoch != trainer.epoch:
                 raise self._lost(trainer)
             log.warning("%s is damaged: written again, as the last epoch was the best", self._best)
             self.save_best(trainer)
@@ -240,5 +240,5 @@ class Checkpoints:
         return origin if origin and origin.run == self.run and not origin.steps else None
 
     def _lost(self, trainer: Trainer) -> SettingError:
-        what = f"is damaged, missing, or not of epoch {trainer.best_epoch}, the best one"
+        what = f"is damaged, missing, or not of epoch {trainer.history.best_epoch}, the best one"
         return SettingError("hydra.run.dir", self._best, f"{what}; restart=true trains again")

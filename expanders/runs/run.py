@@ -17,8 +17,9 @@ from expanders.runs.predecessor import Predecessor
 from expanders.runs.resume import Checkpoints, Saved
 from expanders.runs.tracking import WandbRun, WandbSettings
 from expanders.training import metrics
+from expanders.training.history import Metrics
 from expanders.training.memory import PeakMemory
-from expanders.training.trainer import Metrics, Trainer
+from expanders.training.trainer import Trainer
 from expanders.wiring.layer_report import Report
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Run:
             row = self._epoch()
             tracker.log_epoch(row)  # before the checkpoint: twice at worst, but never lost
             checkpoints.save_last(trainer)  # from which best.pt can be written again
-            if trainer.best_epoch == trainer.epoch:
+            if trainer.history.best_epoch == trainer.epoch:
                 checkpoints.save_best(trainer)
             self._write_history()
             log.info("%s", epoch_line(trainer))
@@ -164,7 +165,7 @@ class Run:
             metrics.LIVE_FLOPS: self.report.live_flops,
             metrics.DENSE_FLOPS: self.report.dense_flops,
             **{metrics.graph(name): value for name, value in self.report.summary().items()},
-            **self.trainer.summary,
+            **self.trainer.history.summary,
             **self.facts,
             metrics.PEAK_MEMORY: self.memory.bytes() if self.memory else None,
         }

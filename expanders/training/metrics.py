@@ -51,7 +51,6 @@ TRAIN_ACCURACY = of("train", ACCURACY)
 VAL_ACCURACY = of("val", ACCURACY)
 VAL_LOSS = of("val", LOSS)
 TEST_ACCURACY = of("test", ACCURACY)
-TEST_LOSS = of("test", LOSS)
 TEST_TOP5_ACCURACY = of("test", TOP5_ACCURACY)
 
 EDGES = graph("edges")  # of all wired layers

@@ -1,9 +1,8 @@
 """How to train, apart from optimizer and schedule."""
 
 from dataclasses import dataclass
-from typing import get_args
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, check_choice
 from expanders.training.compilation import CompileMode, Norm
 from expanders.training.device import Precision
 
@@ -40,9 +39,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, hint in (("precision", Precision), ("compile", CompileMode), ("norm", Norm)):
-            if getattr(self, name) not in get_args(hint):
-                remedy = f"must be {' or '.join(get_args(hint))}"
-                raise SettingError(name, getattr(self, name), remedy)
+            check_choice(name, getattr(self, name), hint)
         if self.epochs < 0:
             raise SettingError("epochs", self.epochs, "must be 0 (no training) or more")
         if self.batch_size < 2:

@@ -23,14 +23,13 @@ from expanders.training import metrics
 from expanders.training.arithmetic import Arithmetic, executions, keep_executions
 from expanders.training.device import chosen_precision
 from expanders.training.epoch import PartialEpoch
+from expanders.training.history import History, Metrics
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
 from expanders.training.step import Stepper
 from expanders.wiring.fold import fold
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, Any]
 
 _FEW_CLASSES = 20  # of so many or fewer, five guesses say little
 
@@ -64,7 +63,7 @@ class Trainer:
     seed: int
     team: Team = field(default_factory=Team)
     before: Arithmetic | None = None
-    history: list[Metrics] = field(default_factory=list)
+    history: History = field(default_factory=History)
     partial: PartialEpoch | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +74,7 @@ class Trainer:
         num_images = self.settings.epochs * len(self.train)
         before = self.before
         if before and (before.device, before.processes) != (self._device.type, self.team.size):
-            before = None  # `auto` has other reasons here
+            before = None  # `auto` decides by these, so it decides anew
         if before:
             keep_executions(self.model, before.execution)
         self._step = Stepper(
@@ -113,25 +112,6 @@ class Trainer:
         """Whether all epochs are done."""
         return self.epoch >= self.settings.epochs
 
-    @property
-    def best_epoch(self) -> int:
-        """The first epoch (from 1) of highest validation accuracy; without validation, the last."""
-        if not self.history or metrics.VAL_ACCURACY not in self.history[-1]:
-            return self.epoch
-        accuracies = [row[metrics.VAL_ACCURACY] for row in self.history]
-        return accuracies.index(max(accuracies)) + 1
-
-    @property
-    def summary(self) -> Metrics:
-        """The training in a few numbers."""
-        first = [row for row in self.history if metrics.FIRST_STEP_SECONDS in row]
-        return {
-            metrics.EPOCHS: self.epoch,
-            metrics.BEST_EPOCH: self.best_epoch,
-            metrics.SECONDS: sum(row[metrics.SECONDS] for row in self.history),
-            metrics.FIRST_STEP_SECONDS: first[0][metrics.FIRST_STEP_SECONDS] if first else None,
-        }
-
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs besides the model to continue from here.
 
@@ -141,7 +121,7 @@ class Trainer:
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "history": self.history,
+            "history": list(self.history),
             "arithmetic": self.arithmetic.state_dict(),
         }
         if self.partial is not None:
@@ -157,7 +137,7 @@ class Trainer:
             log.warning("Computed otherwise than so far (%s): %s", "; ".join(changes), what)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.history = list(state["history"])
+        self.history = History(state["history"])
         if "partial_epoch" in state:
             self.partial = PartialEpoch.from_state(state["partial_epoch"], self._device)
 
@@ -202,7 +182,7 @@ class Trainer:
         model = self.model
         if self._folds:
             model = fold(model)
-            self._folds = isinstance(model, fx.GraphModule)  # else it said why, which is enough
+            self._folds = isinstance(model, fx.GraphModule)  # fold has said why not; once will do
         return evaluate(model, images, self.transform, self.settings.batch_size)
 
     @property

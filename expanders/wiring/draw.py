@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -105,12 +106,12 @@ class Method(Protocol):
         ...
 
 
-Graph = degrees.GraphModel | Method
+WiringMethod = degrees.GraphModel | Method
 
 
 def draw(
     model: nn.Module,
-    graph: Graph = graphs.rreg,
+    graph: WiringMethod = graphs.rreg,
     degree: int | float | DegreePolicy = 3,
     seed: int = 0,
     *,
@@ -135,7 +136,7 @@ def draw(
     if not isinstance(graph, Method) and not callable(graph):
         remedy = "give a graph model itself, such as expanders.graphs.rreg"
         raise SettingError("graph", repr(graph), remedy)
-    if not callable(degree) and (isinstance(degree, bool) or not isinstance(degree, int | float)):
+    if not callable(degree) and (isinstance(degree, bool) or not isinstance(degree, Real)):
         raise SettingError("degree", repr(degree), "give a number or a degree policy")
     kept = reasons_to_keep(model, skip)
     layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
@@ -152,7 +153,7 @@ def draw(
 
 def live_parameters(
     model: nn.Module,
-    graph: Graph = graphs.rreg,
+    graph: WiringMethod = graphs.rreg,
     degree: int | float | DegreePolicy = 3,
     *,
     skip: Skip | None = None,
@@ -167,7 +168,7 @@ def live_parameters(
     )
 
 
-def streams_of(graph: Graph) -> tuple[str, ...]:
+def streams_of(graph: WiringMethod) -> tuple[str, ...]:
     """The seeds that a wiring depends on: runs that differ in others only share it.
 
     Raises:
@@ -180,7 +181,7 @@ def streams_of(graph: Graph) -> tuple[str, ...]:
     return () if is_dense(graph) else ("graph",)
 
 
-def name_of(graph: Graph) -> str:
+def name_of(graph: WiringMethod) -> str:
     """The name of a graph model or method."""
     if isinstance(graph, Method):
         return graph.name
@@ -191,7 +192,7 @@ def name_of(graph: Graph) -> str:
 def _budgets(
     model: nn.Module,
     layers: Mapping[str, DenseLayer],
-    graph: Graph,
+    graph: WiringMethod,
     degree: int | float | DegreePolicy,
 ) -> tuple[degrees.NetworkShape, tuple[int, ...]]:
     """The shapes of the layers to wire, and how many edges the policy gives to each."""
@@ -218,7 +219,7 @@ def _other_parameters(model: nn.Module, layers: Mapping[str, DenseLayer]) -> int
 
 
 def _drawn(
-    task: Task, graph: Graph, images: LabelledImages | None
+    task: Task, graph: WiringMethod, images: LabelledImages | None
 ) -> tuple[dict[str, IntArray], dict[str, float]]:
     """The edges of all layers, and facts to report."""
     if not isinstance(graph, Method):
@@ -226,7 +227,8 @@ def _drawn(
         return {shape.name: _layer(task, graph, shape, budget) for shape, budget in pairs}, {}
     chosen = _images_for(graph, images)
     own = copy.deepcopy(task.model).to(None if chosen is None else chosen[0].device)
-    with torch.random.fork_rng():
+    devices = {tensor.device for tensor in own.parameters() if tensor.is_cuda}
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)  # for a model that draws random numbers in evaluation too
         return graph.draw(replace(task, model=own, images=chosen))
 

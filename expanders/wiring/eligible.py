@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from expanders.errors import SettingError
+from expanders.wiring.layers import SparseLayer
 
 DenseLayer = nn.Conv2d | nn.Linear
 Skip = Collection[str] | Callable[[str, nn.Module], bool]
@@ -23,6 +24,7 @@ _LAYERS = (
     nn.MultiheadAttention,
     nn.RNNBase,
     nn.RNNCellBase,
+    SparseLayer,
 )
 
 
@@ -70,7 +72,8 @@ def reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
     for name, layer in all_layers_of(model).items():
         if type(layer) not in (nn.Conv2d, nn.Linear) or name == "":
             # A subclass may use its weight elsewhere, as MultiheadAttention does.
-            reasons[name] = f"{type(layer).__name__} cannot be wired"
+            wired = isinstance(layer, SparseLayer)
+            reasons[name] = "wired before" if wired else f"{type(layer).__name__} cannot be wired"
         elif rule(name, layer):
             reasons[name] = "skipped"
         elif isinstance(layer, nn.Conv2d) and layer.groups > 1:

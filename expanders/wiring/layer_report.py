@@ -15,7 +15,8 @@ class LayerReport:
         name: the layer's name in the model.
         shape: of the dense weight, (num_right, num_left, *kernel_size); of the largest one, where
             a layer that cannot be wired has several.
-        graph: name of the graph model or method; `dense` for a dense layer.
+        graph: name of the graph model or method; `dense` for a dense layer; empty for one that was
+            wired before.
         edges: kernels that exist.
         live, dense: parameters now and in the dense twin, biases included.
         density: edges / (num_left * num_right).
@@ -43,7 +44,7 @@ class Report:
     """What `sparsify` did, layer by layer.
 
     Attributes:
-        layers: one entry per convolution and linear layer, in the model's order.
+        layers: one entry per layer that has a weight for pairs of features, in the model's order.
         live, dense: parameters of the whole network now and in its dense twin.
         network: measures of the network as a whole, see `expanders.wiring.connectivity`; empty
             until added.

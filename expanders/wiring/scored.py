@@ -90,7 +90,7 @@ class _Pruning:
         self.task = task
         taps = {s.name: s.taps(task.granularity) for s in task.shapes}
         self.sizes = {s.name: s.weights_per_edge // taps[s.name] for s in task.shapes}
-        self.budgets = {
+        self.num_weights = {
             shape.name: budget * shape.weights_per_edge
             for shape, budget in zip(task.shapes, task.budgets, strict=True)
         }
@@ -163,11 +163,11 @@ class _Pruning:
         """The edges to keep at this progress (0 to 1) of the pruning."""
         whole = {name: values.size * self.sizes[name] for name, values in scores.items()}
         if self.method.scope == "network":
-            budget = selection.shrunk(sum(whole.values()), sum(self.budgets.values()), progress)
+            budget = selection.shrunk(sum(whole.values()), sum(self.num_weights.values()), progress)
             return selection.best_over(scores, self.sizes, budget, reserved)
         kept: dict[str, BoolArray] = {}
         for name, values in scores.items():
-            budget = selection.shrunk(whole[name], self.budgets[name], progress)
+            budget = selection.shrunk(whole[name], self.num_weights[name], progress)
             kept |= selection.best_over({name: values}, self.sizes, budget, reserved)
         return kept
 
@@ -177,10 +177,10 @@ class _Pruning:
             return  # a degree policy gives every layer an edge
         needed = {n: max(kept.shape[:2]) * self.sizes[n] for n, kept in self.kept.items()}
         by_layer = self.method.scope == "layer"
-        short = [n for n in needed if by_layer and needed[n] > self.budgets[n]]
-        total, given = sum(needed.values()), sum(self.budgets.values())
+        short = [n for n in needed if by_layer and needed[n] > self.num_weights[n]]
+        total, given = sum(needed.values()), sum(self.num_weights.values())
         if short:
-            total, given = needed[short[0]], self.budgets[short[0]]
+            total, given = needed[short[0]], self.num_weights[short[0]]
         if total > given:
             where = f"layer {short[0]}" if short else "the network"
             remedy = f"an edge for every channel of {where} takes {total} weights of {given}"

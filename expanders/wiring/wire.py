@@ -10,7 +10,7 @@ from expanders import graphs
 from expanders.errors import SettingError, check_choice
 from expanders.graphs import spectra
 from expanders.wiring import degrees
-from expanders.wiring.draw import DegreePolicy, Graph, LabelledImages, Wiring, draw
+from expanders.wiring.draw import DegreePolicy, LabelledImages, Wiring, WiringMethod, draw
 from expanders.wiring.eligible import Skip, all_layers_of, convs_before_norm
 from expanders.wiring.layer_report import LayerReport, Report
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
@@ -23,7 +23,7 @@ Fan = Literal["dense", "live"]
 
 def sparsify(
     model: nn.Module,
-    graph: Graph = graphs.rreg,
+    graph: WiringMethod = graphs.rreg,
     degree: int | float | DegreePolicy = 3,
     seed: int = 0,
     *,
@@ -140,8 +140,8 @@ def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
     before_norm = convs_before_norm(model)
     layers: dict[str, SparseLayer] = {}
     for name, edges in wiring.edges.items():
-        dense = model.get_submodule(name)
         try:
+            dense = model.get_submodule(name)
             if isinstance(dense, nn.Conv2d):
                 single = wiring.granularity == "weight" and math.prod(dense.kernel_size) > 1
                 kind = UnstructuredConv2d if single else SparseConv2d
@@ -151,6 +151,8 @@ def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
             else:
                 remedy = f"is a {type(dense).__name__}, not Conv2d or Linear"
                 raise SettingError("layer", name, remedy)
+        except AttributeError:
+            raise SettingError("layer", name, "the wiring has it, and the model has not") from None
         except SettingError as error:
             remedy = f"{wiring.method}, layer {name}: {error.remedy}"
             raise SettingError(error.setting, error.value, remedy) from None
@@ -185,10 +187,13 @@ def _own_size(layer: nn.Module) -> int:
 
 
 def _describe_kept(name: str, layer: nn.Module, reason: str, size: int) -> LayerReport:
+    if isinstance(layer, SparseLayer):
+        shape = (layer.num_right, layer.num_left, *layer.kernel_size)
+        edges = layer.channel_edges()[0].shape[1]
+        return LayerReport(name, shape, "", edges, size, size, layer.density, kept=reason)
     weights = [p for p in layer.parameters(recurse=False) if p.ndim > 1]
     shape = tuple(max(weights, key=Tensor.numel).shape)
-    edges = shape[0] * shape[1]
-    return LayerReport(name, shape, "dense", edges, size, size, 1.0, kept=reason)
+    return LayerReport(name, shape, "dense", shape[0] * shape[1], size, size, 1.0, kept=reason)
 
 
 def _describe_wired(
@@ -200,7 +205,8 @@ def _describe_wired(
 ) -> LayerReport:
     edges = layer.channel_edges()[0].cpu().numpy()
     values = dict(spectra.measure(edges, layer.num_left, layer.num_right, measures))
-    values.pop("edges"), values.pop("density")  # the layer's own
+    for told_of_the_layer in ("edges", "density"):
+        del values[told_of_the_layer]
     return LayerReport(
         name=name,
         shape=(layer.num_right, layer.num_left, *layer.kernel_size),

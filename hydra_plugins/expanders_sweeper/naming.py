@@ -1,5 +1,6 @@
 """From Hydra's configurations to plain settings, objects, and the name `${run_name:}` of a run."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -52,6 +53,24 @@ def with_recipe(overrides: Iterable[str]) -> list[str]:
         return overrides
     overrides.insert(keys.index("model.name"), f"recipe={name}_${{dataset}}")
     return overrides
+
+
+def degree_as_value(argument: str) -> str:
+    """`degree=15` as `degree.value=15`: Hydra takes no number for the name of a group's option.
+
+    Whatever has a number in it is meant, such as `3,15`, `'3'` and `range(3,9,3)`.
+    """
+    key, _, value = argument.partition("=")
+    numbers = [word for word in re.split(r"[\s,()\[\]'\"]+", value) if _is_number(word)]
+    return f"degree.value={value}" if key == "degree" and numbers else argument
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def run_name(*, _root_: DictConfig) -> str:

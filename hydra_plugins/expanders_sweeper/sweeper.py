@@ -19,7 +19,13 @@ from expanders.errors import SettingError
 from expanders.runs import folders
 from expanders.runs.folders import State
 from expanders.runs.lock import owner
-from hydra_plugins.expanders_sweeper.naming import instantiate, resolved, run_name, with_recipe
+from hydra_plugins.expanders_sweeper.naming import (
+    degree_as_value,
+    instantiate,
+    resolved,
+    run_name,
+    with_recipe,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +124,7 @@ class GridSweeper(BasicSweeper):
         dry_run = restart = False
         for grid in self.grids:
             axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
-            overrides = parser.parse_overrides([*axes, *arguments])
+            overrides = parser.parse_overrides([*map(degree_as_value, axes), *arguments])
             try:
                 combinations = self.split_arguments(overrides, None)[0]
             except ValueError as error:  # as of range(0,3,0)

@@ -324,8 +324,15 @@ def test_a_graph_that_is_none_is_refused():
     good = graphs.random(3, 4, 6, np.random.default_rng(0))
     check_edges(good, 3, 4)
     check_edges(good[:, :0], 3, 4)
-    for bad in (good[:, ::-1], good[:, [0, 0]], good + 3, good - 2, good.astype(float), good[:1]):
-        with pytest.raises(SettingError, match="edges="):
+    for bad, problem in (
+        (good[:, ::-1], "unsorted, as"),
+        (good[:, [0, 1, 1]], rf"repeated, as \[{good[0, 1]}, {good[1, 1]}\]"),
+        (good + 3, "outside, as"),
+        (good - 2, "outside, as"),
+        (good.astype(float), "ndarray: give an int64 array"),
+        (good[:1], "ndarray: give an int64 array"),
+    ):
+        with pytest.raises(SettingError, match=f"edges={problem}"):
             check_edges(bad, 3, 4)
 
 

@@ -61,7 +61,7 @@ def test_the_first_table_of_the_docs_is_what_the_command_prints(capsys):
         (["--shape", "0x4"], "shape=0x4: give inputs x outputs"),
         (["--seeds", "0"], "seeds=0"),
         (["rreg", "--save", "."], "save=.: cannot write the picture: it is a folder"),
-        (["mypkg.ring"], "model=mypkg.ring: cannot be imported: No module named 'mypkg'"),
+        (["nowhere.ring"], "model=nowhere.ring: cannot be imported: No module named 'nowhere'"),
         (["math.nothing"], "model=math.nothing: cannot be imported: module 'math'"),
         (["math.pi"], "model=math.pi: is a float, not a function"),
     ],

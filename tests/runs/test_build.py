@@ -1,5 +1,6 @@
 """What a run is built from: a data set of a user's own, and runs that it started from."""
 
+import re
 import shutil
 
 import pytest
@@ -53,6 +54,8 @@ def test_a_run_needs_its_predecessor_only_to_begin(launch, tmp_path, few_images)
     assert launch(*SHORT, *data).returncode == 0
     (first,) = (tmp_path / "runs").iterdir()
     longer = (*SHORT[:-1], *data, "epochs=3", f"start_from={first}")
+    too_short = launch(*SHORT, *data, f"start_from={first}", "dry_run=true").stderr
+    assert re.search(r"epochs=2: .* has trained 2; choose more", too_short)
     assert launch(*longer).returncode == 0
     (second,) = (path for path in (tmp_path / "runs").iterdir() if path != first)
     before = metrics(second)

@@ -65,7 +65,7 @@ def run_in(
 ) -> Run:  # fmt: skip
     """A small run, built afresh as a new process would: 4 epochs of 4 steps."""
     folder.mkdir(exist_ok=True)
-    settings = {"definition": {"epochs": epochs, "seed": seed}}
+    settings = {"epochs": epochs, "definition": {"epochs": epochs, "seed": seed}}
     if start_from is not None:
         settings["definition"]["start_from"] = start_from.name
     folders.begin(folder, settings)

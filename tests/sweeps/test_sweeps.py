@@ -194,6 +194,15 @@ def test_a_grid_in_yaml_may_have_null(launch, few_images):
     assert "2 runs: 2 to do" in result.stdout
 
 
+def test_numbers_for_the_degree_are_its_values_in_a_grid_too(launch, few_images):
+    grid = "hydra.sweeper.grids=[{degree: '3,15'}]"
+    result = launch(*TINY, *images(few_images), grid, "dry_run=true")
+    assert "degree.value=15" in result.stdout
+    assert "2 runs: 2 to do" in result.stdout
+    first = launch(*TINY, *images(few_images), grid, "degree=30", "dry_run=true")
+    assert "1 run: 1 to do" in first.stdout  # the command line wins
+
+
 def test_one_dense_twin_for_all_graphs(launch, few_images):
     """What a dense network does not use makes no other network of it."""
     axes = ("graph=dense", "degree=3,15", "init.fan=dense,live", "seeds.graph=0,1,2")

@@ -10,6 +10,7 @@ from expanders.data.cache import Contents, cached
 from expanders.data.stored import Storage
 from expanders.errors import DivergedError, SettingError
 from expanders.training import schedules
+from expanders.training.history import History
 from expanders.training.settings import Settings
 from expanders.training.trainer import Trainer, evaluate
 from expanders.wiring import native
@@ -169,10 +170,9 @@ def test_too_few_images_for_a_step_are_refused_at_once():
 
 
 def test_best_epoch_is_the_first_of_highest_validation_accuracy():
-    it = trainer()
-    it.history = [{"val/accuracy": value} for value in (0.1, 0.5, 0.5, 0.2)]
+    it = History({"val/accuracy": value} for value in (0.1, 0.5, 0.5, 0.2))
     assert it.best_epoch == 2
-    assert run(trainer(num_val=0), 3).best_epoch == 3
+    assert run(trainer(num_val=0), 3).history.best_epoch == 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_and_step():

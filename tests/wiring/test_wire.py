@@ -263,6 +263,23 @@ def test_lists_every_layer_that_it_cannot_wire_with_the_reason():
         sparsify(nn.Sequential(nn.LazyLinear(3)))
 
 
+def test_lists_layers_that_were_wired_before():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(8, 8), nn.Linear(8, 8))
+    sparsify(model, degree=2, skip=["1"])
+    report = sparsify(model, degree=3, skip=())
+    assert [layer.kept for layer in report.layers] == ["wired before", "", "wired before"]
+    assert [layer.edges for layer in report.layers] == [2 * 8, 3 * 8, 2 * 8]
+    assert report.layers[0].shape == (8, 4, 3, 3)
+
+
+def test_a_wiring_of_another_model_is_refused():
+    wiring = draw(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), degree=2, skip=())
+    model = nn.Sequential(nn.Linear(8, 8))
+    with pytest.raises(SettingError, match="layer=1: the wiring has it, and the model has not"):
+        wire(model, wiring)
+    assert type(model[0]) is nn.Linear
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_transformer_computes_the_same_in_evaluation(padded):
     """PyTorch has a faster way for evaluation that reads the weights of dense layers."""
