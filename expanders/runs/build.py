@@ -7,8 +7,7 @@ functions such as `os.system`), and it is used for every node alike.
 """
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from expanders import data
-from expanders.data.images import num_validation
 from expanders.errors import SettingError
 from expanders.runs import checkpoint, folders, resume
 from expanders.runs.checkpoint import Blueprint
 from expanders.runs.identity import Identity
+from expanders.runs.images import RunImages
 from expanders.runs.predecessor import facts_of, read_predecessor
 from expanders.runs.resume import Saved
 from expanders.runs.run import Run
 from expanders.runs.settings import OPTIONAL, Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
-from expanders.seeds import stream
 from expanders.training import device as devices
 from expanders.training.memory import PeakMemory
 from expanders.training.processes import Team
@@ -36,7 +34,7 @@ from expanders.training.settings import Settings
 from expanders.training.trainer import Trainer
 from expanders.wiring import connectivity
 from expanders.wiring.cost import count_flops
-from expanders.wiring.draw import LabelledImages, Method, Wiring, draw
+from expanders.wiring.draw import Method, Wiring, draw
 from expanders.wiring.initialization import initialize
 from expanders.wiring.layer_report import Report
 from expanders.wiring.wire import wire
@@ -45,22 +43,37 @@ from expanders.wiring.wire import wire
 SIZE_ERRORS = (RuntimeError, AssertionError, ValueError)
 
 
-def prepare(
-    config: Config,
-    identity: Identity,
-    record: Node,
-    folder: Path,
-    turn: int,
-    team: Team,
-    instantiate: Instantiate,
-    check: Callable[[], None],
-) -> Run:
+@dataclass(frozen=True)
+class Start:
+    """What a run is built from.
+
+    Attributes:
+        config: its settings.
+        identity: what defines it, and its names.
+        record: what its config.json says.
+        folder: where it is written.
+        turn: its number in a sweep, which chooses a GPU.
+        team: the processes that train it together.
+        instantiate: builds what a node describes.
+    """
+
+    config: Config
+    identity: Identity
+    record: Node
+    folder: Path
+    turn: int
+    team: Team
+    instantiate: Instantiate
+
+
+def prepare(start: Start, check: Callable[[], None]) -> Run:
     """Everything that one run needs. What is quick to check comes before what takes time.
 
     `check` raises if the folder is not this process's any more.
     """
+    config, team = start.config, start.team
     wandb = WandbSettings(**config.wandb).checked()
-    device = devices.choose_device(config.device, turn)
+    device = devices.choose_device(config.device, start.turn)
     how = training_settings(config, team)
     memory = PeakMemory(device)
     if config.num_threads is not None:
@@ -68,28 +81,46 @@ def prepare(
     devices.set_arithmetic(how.precision, device)
     devices.keep_freed_memory()
 
-    run_digest = folders.run_digest(record)
-    saved = resume.newest(folder, run_digest, team)
-    start = Path(config.start_from).expanduser() if config.start_from else None
-    predecessor = read_predecessor(start, record) if start and saved is None else None
+    run_digest = folders.run_digest(start.record)
+    saved = resume.newest(start.folder, run_digest, team)
+    first = Path(config.start_from).expanduser() if config.start_from else None
+    predecessor = read_predecessor(first, start.record) if first and saved is None else None
     trained = predecessor.saved if predecessor else saved
-    images = RunImages(config, instantiate)
+    images = RunImages(config, start.instantiate)
     began = what_began(config, team, images.source, saved, trained)
 
-    blueprint, model, wiring, report = network(
-        config,
-        images,
-        team,
-        instantiate,
-        lambda count: images.sample(count, device),
-        trained,
-    )
-    optimizer, schedule = optimization(config, model, instantiate)
-    train, val, test = images.parts
-    inputs = images.transform.eval(next(data.batches(train, 1))[0])
+    blueprint, model, wiring, report = network(start, images, device, trained)
+    inputs = images.transform.eval(next(data.batches(images.parts[0], 1))[0])
     report = with_connectivity(report, model, inputs, images.crop)
-    model.to(device)
-    trainer = Trainer(
+    identity = start.identity
+    return Run(
+        folder=start.folder,
+        config=start.record | {"choices": identity.choices},
+        report=report,
+        trainer=_trainer(start, how, images, model.to(device), device, trained),
+        test=images.parts[2].to(device),
+        wandb=wandb.named(identity.name, identity.cell, identity.words),
+        checkpoints=resume.Checkpoints(start.folder, blueprint, run_digest, wiring, began, check),
+        saved=saved,
+        predecessor=predecessor,
+        facts=began.get("facts", {}),
+        checkpoint_minutes=config.checkpoint_minutes,
+        memory=memory,
+    )
+
+
+def _trainer(
+    start: Start,
+    how: Settings,
+    images: RunImages,
+    model: nn.Module,
+    device: torch.device,
+    trained: Saved | None,
+) -> Trainer:
+    """The network in training; `trained` is what goes on here, if anything."""
+    optimizer, schedule = optimization(start.config, model, start.instantiate)
+    train, val, _ = images.parts
+    return Trainer(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
@@ -98,22 +129,8 @@ def prepare(
         transform=images.transform,
         settings=how,
         seed=images.seed,
-        team=team,
+        team=start.team,
         before=trained.arithmetic if trained else None,
-    )
-    return Run(
-        folder=folder,
-        config=record | {"choices": identity.choices},
-        report=report,
-        trainer=trainer,
-        test=test.to(device),
-        wandb=wandb.named(identity.name, identity.cell, identity.words),
-        checkpoints=resume.Checkpoints(folder, blueprint, run_digest, wiring, began, check),
-        saved=saved,
-        predecessor=predecessor,
-        facts=began.get("facts", {}),
-        checkpoint_minutes=config.checkpoint_minutes,
-        memory=memory,
     )
 
 
@@ -124,59 +141,6 @@ def training_settings(config: Config, team: Team) -> Settings:
         remedy = f"must be at least the number of processes, {team.size}"
         raise SettingError("batch_size", how.batch_size, remedy)
     return how
-
-
-class RunImages:
-    """The images of a run; they are read when they are first needed.
-
-    Attributes:
-        source: of the images.
-        transform: from stored pixels to inputs.
-        crop, side: lengths that it crops to, and that inputs have, in pixels; None where that is
-            not known before an image is read.
-        seed: of the split, of samples, and of all that training draws.
-    """
-
-    def __init__(self, config: Config, instantiate: Instantiate) -> None:
-        self.source: data.Source = instantiate(config.dataset["source"])
-        self.transform: Any = instantiate(config.dataset["transform"])
-        self.crop: int | None = getattr(self.transform, "crop", None)
-        self.side: int | None = None
-        if isinstance(self.transform, data.Transform):
-            self.side = self.transform.side(config.dataset["source"].get("size"))
-        self.seed = config.stream_seed("data")
-        self._val_fraction = config.dataset["val_fraction"]
-
-    @cached_property
-    def parts(self) -> tuple[data.Images, data.Images, data.Images]:
-        """Training, validation and test images."""
-        images, test = self.source.load()
-        return *data.split(images, self._val_fraction, stream(self.seed, "split")), test
-
-    def check_sample(self, count: int) -> None:
-        """Make sure, as far as that is known without reading images, that there are so many.
-
-        Raises:
-            SettingError: if there are fewer training images.
-        """
-        if self.source.num_train is not None:
-            known = self.source.num_train()
-            _check_sample(count, known - num_validation(self._val_fraction, known))
-
-    def sample(self, count: int, device: torch.device) -> LabelledImages:
-        """Training images for a wiring method, prepared as for evaluation."""
-        self.check_sample(count)
-        train = self.parts[0]
-        _check_sample(count, len(train))
-        chosen = data.sample(train, max(count, 1), stream(self.seed, "wiring")).to(device)
-        pixels, labels = next(data.batches(chosen, len(chosen)))
-        return self.transform.eval(pixels), labels
-
-
-def _check_sample(count: int, available: int) -> None:
-    if count > available:
-        remedy = f"there are {available} training images; choose fewer"
-        raise SettingError("graph.images", count, remedy)
 
 
 def what_began(
@@ -198,18 +162,14 @@ def what_began(
 
 
 def network(
-    config: Config,
-    images: RunImages,
-    team: Team,
-    instantiate: Instantiate,
-    sample: Callable[[int], LabelledImages],
-    trained: Saved | None,
+    start: Start, images: RunImages, device: torch.device, trained: Saved | None
 ) -> tuple[Blueprint, nn.Module, Wiring, Report]:
     """The network, initialized and wired; how its dense twin is built; edges and their report.
 
-    `sample` returns training images; it is called only for a wiring method that may look at some.
-    A run that continues, or starts from another, has the edges of the network that was trained.
+    A wiring method that may look at images gets some on `device`. A run that continues, or starts
+    from another, has the edges of the network that was `trained`.
     """
+    config, instantiate = start.config, start.instantiate
     blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
     if images.side is not None:
         check_size(model, images.side, images.crop)
@@ -219,12 +179,12 @@ def network(
     graph, degree = instantiate(graph_node(config)), instantiate(config.degree)
 
     def drawn() -> Wiring:
-        seen = sample(graph.images) if isinstance(graph, Method) else None
+        seen = images.sample(graph.images, device) if isinstance(graph, Method) else None
         seed = config.stream_seed("graph")
         options = {"skip": skip, "images": seen, "granularity": granularity}
         return draw(model, graph, degree, seed, **options)
 
-    wiring = team.from_writer(drawn) if trained is None else trained.wiring
+    wiring = start.team.from_writer(drawn) if trained is None else trained.wiring
     if config.init["redraw"]:
         initialize(model, config.stream_seed("init"), "redraw")
     fan = config.init["fan"]

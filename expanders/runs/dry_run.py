@@ -23,13 +23,13 @@ from expanders.graphs.edges import GraphModel, IntArray
 from expanders.graphs.simple import is_dense
 from expanders.runs import checkpoint, folders, resume
 from expanders.runs.build import (
-    RunImages,
     check_size,
     dense_network,
     graph_node,
     optimization,
 )
 from expanders.runs.folders import State
+from expanders.runs.images import RunImages
 from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
