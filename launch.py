@@ -56,6 +56,7 @@ _NO_OPTION = "Config group override must be a string or a list."
 _NO_KEY = "Could not override"
 # Of Hydra's own plugins, those that are packages of their own.
 _PLUGIN = r"hydra/(launcher|sweeper)/(ax|joblib|nevergrad|optuna|ray|submitit)\b(?!_)"
+_NO_SUCH_OPTION = r"Could not find '(\S+)/([^/']+)' Available options in \S+: (.*?) Config search"
 _COMPOSING = str(Path("hydra", "_internal", "config_"))  # its modules that read YAML files
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _MISSING = r"Missing mandatory value: \S+ full_key: (\S+)"
@@ -176,6 +177,10 @@ def one_line(error: BaseException) -> str:
     elif isinstance(error, MissingConfigException) and (plugin := re.search(_PLUGIN, text)):
         kind, name = plugin.groups()
         text = f"{plugin[0]}: needs the package hydra-{name}-{kind}; pip install it"
+    elif isinstance(error, MissingConfigException) and (option := re.search(_NO_SUCH_OPTION, text)):
+        group, name, options = option.groups()
+        remedy = f"there are {', '.join(options.split())}; --config-dir FOLDER adds your own"
+        text = f"{group}={name}: no such option; {remedy}"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
     elif text.startswith(_NO_KEY):  # one + would fail in those runs of a sweep that have the key

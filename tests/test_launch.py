@@ -219,6 +219,7 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["dataset=image_folder"], ["dataset.root", "must be given"]),
         (["dataset=image_folder", "dataset.root=nowhere"], ["dataset.root=nowhere"]),
         (["checkpoint=nowhere.pt"], ["checkpoint=nowhere.pt", "no such file"]),
+        (["graph=nothing"], ["graph=nothing: no such option; there are blocks", "--config-dir"]),
         (["runs_dir=/proc/nowhere"], ["/proc/nowhere", "runs_dir=FOLDER"]),
         (["model.skip=[nonsense]"], ["model.skip=nonsense", "features.0"]),
         (["dataset.val_fraction=2"], ["dataset.val_fraction=2"]),

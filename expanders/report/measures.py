@@ -97,5 +97,5 @@ GRAPHS = (
     Measure("unused inputs", _named(metrics.UNUSED_INPUTS), _count),
     Measure("edges that only the floor keeps", _named(metrics.FLOOR_EDGES), _count),
     EFFECTIVE,
-    Measure("of live weights, %", _named(metrics.EFFECTIVE_SHARE, 100)),
+    Measure("effective weights, %", _named(metrics.EFFECTIVE_SHARE, 100)),
 )

@@ -100,7 +100,7 @@ def library() -> Path:
     root = os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions")
     target = Path(root) / "expanders" / f"operators_{key}.so"
     if not target.exists():
-        _log.info("compiling the operators, once for this machine")
+        _log.info("compiling the operators, once for this machine: about a minute")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
