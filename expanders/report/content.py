@@ -137,7 +137,8 @@ def _overview(
         words += f" Not used: {len(skipped)}; the reasons stand near the end."
     lines = []
     for chapter in chapters:
-        cells = Counter(tables.status(cell) for _, _, cell in chapter.table.grid())
+        expected = [c for arm, _, c in chapter.table.grid() if c.runs or not arm.is_twin]
+        cells = Counter(tables.status(cell) for cell in expected)
         counts = [str(cells[state]) for state in _STATES]
         lines.append((chapter.title, str(cells.total()), *counts))
     table = plain(["table", "cells", *_STATES], lines, "number")

@@ -213,7 +213,7 @@ class SparseConv2d(SparseLayer):
             left = top = 0
         weight = self.dense_weight()
         y = F.conv2d(x, weight, self.bias, self.stride, (top, left), self.dilation)
-        return F.relu(y) if self.relu else y
+        return F.relu(y, inplace=True) if self.relu else y
 
     def _kernels(self) -> tuple[Tensor, Tensor]:
         """The channels that kernels connect, as `edges`, and these kernels; differentiable."""
