@@ -23,13 +23,13 @@ RUNS = {
     "expansion": 24,
     "arena": 123,
     "arena_smoke": 41,
-    "study": 95,
+    "study": 110,
     "study_pilot": 114,
 }
 # Of the largest sweeps a part is listed, to save time: the overrides, and how many runs it has.
 PARTS = {
     "arena": (["optimizer.lr=0.05"], 41),
-    "study": (["seed=0"], 19),
+    "study": (["seed=0"], 22),
     "study_pilot": (["optimizer.lr=0.05", "init.fan=dense"], 20),
 }
 ROWS = ("vgg_cifar10", "vgg_tinyimagenet", "resnet_cifar10", "resnet_tinyimagenet", "dense")
