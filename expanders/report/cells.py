@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Literal, NamedTuple
 
 from expanders.report.places import FlatSettings, Option
-from expanders.report.run_records import Outcome, RunRecord, Streams
+from expanders.report.run_records import RunRecord, RunState, Streams
 from expanders.training import metrics
 
 Kind = Literal["graph models", "scored wirings", "controls", "dense and thin"]
@@ -75,7 +75,7 @@ class Cell:
         shares = [r.disconnected for r in self.finished if r.disconnected is not None]
         return bool(shares) and fmean(shares) > 0.5
 
-    def having(self, state: Outcome) -> list[RunRecord]:
+    def having(self, state: RunState) -> list[RunRecord]:
         """The runs in a state, in order of their seeds."""
         return [r for _, r in sorted(self.runs.items(), key=_by_seeds) if r.state == state]
 

@@ -53,5 +53,5 @@ def plain(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "tex
 
 
 def points(fraction: float, sign: str = "") -> str:
-    """A difference of accuracies in percentage points: `+1.25`, `1.25`."""
+    """An accuracy in percent, or with a sign a difference of two, in points: `61.25`, `+1.25`."""
     return f"{100 * fraction:{sign}.2f}".replace("-", "−")

@@ -27,7 +27,7 @@ from expanders.runs.identity import named_choices
 from expanders.seeds import Seed, seed_of
 from expanders.training import metrics
 
-Outcome = Literal["finished", "failed", "unfinished"]
+RunState = Literal["finished", "failed", "unfinished"]
 
 # What a folder has that a run was started in.
 _SIGNS = {"config.json", "failure.json", "summary.json", "last.pt", ".hydra"}
@@ -66,7 +66,7 @@ class RunRecord:
     folder: Path
     config: Mapping[str, Any]
     streams: Streams
-    state: Outcome
+    state: RunState
     summary: Mapping[str, float]
     wiring: "GraphFile"
     error: str = ""
@@ -239,7 +239,7 @@ def _record(folder: Path) -> RunRecord:
     wiring = _wiring(folder)
     streams = _streams(config, wiring)
     check_seal(folder / "config.json")
-    state: Outcome = "unfinished"
+    state: RunState = "unfinished"
     error = ""
     summary: dict[str, float] = {}
     known: Mapping[str, Any] = {}

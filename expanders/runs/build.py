@@ -44,7 +44,7 @@ SIZE_ERRORS = (RuntimeError, AssertionError, ValueError)
 
 
 @dataclass(frozen=True)
-class Start:
+class Request:
     """What a run is built from.
 
     Attributes:
@@ -66,14 +66,14 @@ class Start:
     instantiate: Instantiate
 
 
-def prepare(start: Start, check: Callable[[], None]) -> Run:
+def prepare(request: Request, check: Callable[[], None]) -> Run:
     """Everything that one run needs. What is quick to check comes before what takes time.
 
     `check` raises if the folder is not this process's any more.
     """
-    config, team = start.config, start.team
+    config, team = request.config, request.team
     wandb = WandbSettings(**config.wandb).checked()
-    device = devices.choose_device(config.device, start.turn)
+    device = devices.choose_device(config.device, request.turn)
     how = training_settings(config, team)
     memory = PeakMemory(device)
     if config.num_threads is not None:
@@ -81,56 +81,45 @@ def prepare(start: Start, check: Callable[[], None]) -> Run:
     devices.set_arithmetic(how.precision, device)
     devices.keep_freed_memory()
 
-    run_digest = folders.run_digest(start.record)
-    saved = resume.newest(start.folder, run_digest, team)
+    run_digest = folders.run_digest(request.record)
+    saved = resume.newest(request.folder, run_digest, team)
     first = Path(config.start_from).expanduser() if config.start_from else None
-    predecessor = read_predecessor(first, start.record) if first and saved is None else None
+    predecessor = read_predecessor(first, request.record) if first and saved is None else None
     trained = predecessor.saved if predecessor else saved
-    images = RunImages(config, start.instantiate)
+    images = RunImages(config, request.instantiate)
     began = what_began(config, team, images.source, saved, trained)
 
-    blueprint, model, wiring, report = network(start, images, device, trained)
+    blueprint, model, wiring, report = network(request, images, device, trained)
+    optimizer, schedule = optimization(config, model, request.instantiate)
     inputs = images.transform.eval(next(data.batches(images.parts[0], 1))[0])
     report = with_connectivity(report, model, inputs, images.crop)
-    identity = start.identity
+    model.to(device)
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        train=images.parts[0].to(device),
+        val=images.parts[1].to(device),
+        transform=images.transform,
+        settings=how,
+        seed=images.seed,
+        team=team,
+        before=trained.arithmetic if trained else None,
+    )
+    identity = request.identity
     return Run(
-        folder=start.folder,
-        config=start.record | {"choices": identity.choices},
+        folder=request.folder,
+        config=request.record | {"choices": identity.choices},
         report=report,
-        trainer=_trainer(start, how, images, model.to(device), device, trained),
+        trainer=trainer,
         test=images.parts[2].to(device),
         wandb=wandb.named(identity.name, identity.cell, identity.words),
-        checkpoints=resume.Checkpoints(start.folder, blueprint, run_digest, wiring, began, check),
+        checkpoints=resume.Checkpoints(request.folder, blueprint, run_digest, wiring, began, check),
         saved=saved,
         predecessor=predecessor,
         facts=began.get("facts", {}),
         checkpoint_minutes=config.checkpoint_minutes,
         memory=memory,
-    )
-
-
-def _trainer(
-    start: Start,
-    how: Settings,
-    images: RunImages,
-    model: nn.Module,
-    device: torch.device,
-    trained: Saved | None,
-) -> Trainer:
-    """The network in training; `trained` is what goes on here, if anything."""
-    optimizer, schedule = optimization(start.config, model, start.instantiate)
-    train, val, _ = images.parts
-    return Trainer(
-        model=model,
-        optimizer=optimizer,
-        schedule=schedule,
-        train=train.to(device),
-        val=val.to(device),
-        transform=images.transform,
-        settings=how,
-        seed=images.seed,
-        team=start.team,
-        before=trained.arithmetic if trained else None,
     )
 
 
@@ -162,14 +151,14 @@ def what_began(
 
 
 def network(
-    start: Start, images: RunImages, device: torch.device, trained: Saved | None
+    request: Request, images: RunImages, device: torch.device, trained: Saved | None
 ) -> tuple[Blueprint, nn.Module, Wiring, Report]:
     """The network, initialized and wired; how its dense twin is built; edges and their report.
 
     A wiring method that may look at images gets some on `device`. A run that continues, or starts
     from another, has the edges of the network that was `trained`.
     """
-    config, instantiate = start.config, start.instantiate
+    config, instantiate = request.config, request.instantiate
     blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
     if images.side is not None:
         check_size(model, images.side, images.crop)
@@ -184,7 +173,7 @@ def network(
         options = {"skip": skip, "images": seen, "granularity": granularity}
         return draw(model, graph, degree, seed, **options)
 
-    wiring = start.team.from_writer(drawn) if trained is None else trained.wiring
+    wiring = request.team.from_writer(drawn) if trained is None else trained.wiring
     if config.init["redraw"]:
         initialize(model, config.stream_seed("init"), "redraw")
     fan = config.init["fan"]

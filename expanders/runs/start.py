@@ -51,7 +51,7 @@ def run(
 
     if not team.is_writer:
         logging.disable(logging.WARNING)
-    start = build.Start(config, identity, record, folder, turn, team, instantiate)
+    request = build.Request(config, identity, record, folder, turn, team, instantiate)
     with ExitStack() as stack:
         check_lock = _no_lock  # the other processes write nothing
 
@@ -65,10 +65,10 @@ def run(
             log.info("Finished before, in %s; restart=true trains again.", folder)
             return done
         if not team.is_writer:
-            build.prepare(start, check_lock).follow()
+            build.prepare(request, check_lock).follow()
             return {}
         try:
-            return build.prepare(start, check_lock).execute()
+            return build.prepare(request, check_lock).execute()
         except LostLockError:  # the folder is another's now
             raise
         except Exception as error:

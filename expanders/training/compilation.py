@@ -1,4 +1,4 @@
-"""How training steps are compiled: norms joined with their neighbours, the rest by Inductor.
+"""How training steps are compiled: by the C++ operators of this package, the rest by Inductor.
 
 `torch.compile` captures a network as a graph. On a CPU, batch norms in it are joined with what
 follows them, and some other operations replaced (see `expanders.training.fusion`). The rest is left
@@ -119,10 +119,10 @@ def _joins(
 
 
 class _Joined:
-    """A backend of `torch.compile`: joins norms, then has Inductor compile what was captured.
+    """A backend of `torch.compile`: puts operators in place, then has Inductor compile the rest.
 
     Args:
-        mode: of Inductor; None leaves all but the norms to PyTorch's operations.
+        mode: of Inductor; None leaves the rest to PyTorch's operations.
     """
 
     def __init__(self, mode: str | None) -> None:

@@ -4,7 +4,7 @@
 written. In that graph, batch norms in training are replaced by `expanders.wiring.norm.batch_norm`,
 together with what follows, if nothing else needs what lies between:
 
-    ReLU or ReLU6;   ReLU and 2x2 max-pool;   addition and ReLU
+    ReLU, ReLU6, hardtanh;   ReLU and 2x2 max-pool;   addition and ReLU
 
 Other max-pools, such as that of a ResNet's stem, become `expanders.wiring.pool.max_pool2d`, and
 depthwise convolutions, such as those of a MobileNet, `expanders.wiring.depthwise.conv2d`.
@@ -99,10 +99,11 @@ def _followers(norm: fx.Node) -> tuple[list[fx.Node], dict[str, Any]]:
         if second is not None and _is_supported_pool(second, norm, bounds):
             return line, {"bounds": bounds, "pool": True}
         return line[:2], {"bounds": bounds}
-    if first is not None and _calls(first, _ADDITION):
-        bounds, residual = _bounds(second), _residual(first, norm)
-        if bounds is not None and residual is not None:
-            return line, {"residual": residual, "bounds": bounds}
+    # Of these only ReLU keeps its output for the gradient, as the operator does.
+    if first is not None and _calls(first, _ADDITION) and _calls(second, _RELU):
+        residual = _residual(first, norm)
+        if residual is not None:
+            return line, {"residual": residual, "bounds": RELU}
     return [norm], {}
 
 

@@ -4,7 +4,6 @@ The gradients of PyTorch's own take several times as long where kernels are larg
 gradients are equal to rounding.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,9 +56,12 @@ def is_faster_over_edges(x: Tensor, weight: Tensor, stride: Any, groups: int) ->
     """
     if groups == 1 or groups != x.shape[1] or weight.dtype != x.dtype or not native.takes(x):
         return False
-    if math.prod(weight.shape[2:]) >= 25:
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    kernel = tuple(weight.shape[2:])
+    if kernel in ((5, 5), (7, 7)):
         return True
-    return weight.shape[2:] == (3, 3) and _pair(stride) == (1, 1) and x.shape[3] in _ROWS
+    return kernel == (3, 3) and _pair(stride) == (1, 1) and x.shape[3] in _ROWS
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

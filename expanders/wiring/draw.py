@@ -198,7 +198,7 @@ def _budgets(
     """The shapes of the layers to wire, and how many edges the policy gives to each."""
     shapes = tuple(_shape(name, layer) for name, layer in layers.items())
     network = degrees.NetworkShape(shapes, _other_parameters(model, layers))
-    policy = degree if callable(degree) else partial(degrees.constant, value=degree)
+    policy = degree if callable(degree) else partial(degrees.constant, value=float(degree))
     return network, tuple(policy(network, graph))
 
 
@@ -227,8 +227,7 @@ def _drawn(
         return {shape.name: _layer(task, graph, shape, budget) for shape, budget in pairs}, {}
     chosen = _images_for(graph, images)
     own = copy.deepcopy(task.model).to(None if chosen is None else chosen[0].device)
-    devices = {tensor.device for tensor in own.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)  # for a model that draws random numbers in evaluation too
         return graph.draw(replace(task, model=own, images=chosen))
 

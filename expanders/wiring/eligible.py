@@ -1,4 +1,4 @@
-"""The layers of a model: which can be wired, and why others stay dense."""
+"""The layers of a model: which can be wired, and why others stay as they are."""
 
 import dis
 import inspect
@@ -61,7 +61,7 @@ def stem_and_head(model: nn.Module) -> Callable[[str, nn.Module], bool]:
 
 
 def reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
-    """The layers that stay dense, each with the reason."""
+    """The layers that stay as they are, each with the reason."""
     rule = _as_rule(layers_of(model), stem_and_head(model) if skip is None else skip)
     owners: dict[int, int] = {}
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Batch norm in training together with what follows it: addition, ReLU or ReLU6, 2x2 max-pool.
+"""Batch norm in training together with what follows it: addition, clamp (ReLU), 2x2 max-pool.
 
 `csrc/batch_norm.cpp` computes them in the fewest passes over memory; on other devices, in other
 types and outside of training, PyTorch's own operations do, with equal results to rounding.
@@ -54,7 +54,9 @@ def batch_norm(
     Returns:
         Images of the size of `x`, or of half its height and width.
     """
-    if not (training and is_supported(x, weight)) or (pool and not can_pool(x, bounds)):
+    if not (training and is_supported(x, weight)) or (
+        pool and (residual is not None or not can_pool(x, bounds))
+    ):
         y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         y = y if residual is None else y + residual
         y = F.relu(y) if bounds == RELU else y if bounds == UNBOUNDED else F.hardtanh(y, *bounds)
@@ -157,7 +159,8 @@ def _differentiable_gradients(
         grad = F.max_unpool2d(grad, largest, [2, 2])
     elif (low, high) != UNBOUNDED:
         clamped = z if y is None else y
-        grad = grad * ((clamped > low) & (clamped < high))
+        beyond = (clamped <= low) & (low > -math.inf) | (clamped >= high) & (high < math.inf)
+        grad = grad.masked_fill(beyond, 0)
     bias_grad, weight_grad = grad.sum(dims), (grad * normal).sum(dims)
     normal_grad = grad if weight is None else grad * weight.view(shape)
     mean_grad = normal_grad.mean(dims, keepdim=True)

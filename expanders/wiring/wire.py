@@ -91,7 +91,8 @@ def wire(
     check_options(fan, measures, execution)
     dense = all_layers_of(model)
     sizes = {name: _own_size(layer) for name, layer in dense.items()}
-    dense_parameters = _size(model)
+    before = [layer for layer in dense.values() if isinstance(layer, SparseLayer)]
+    dense_parameters = _size(model) + sum(_dense_size(each) - _own_size(each) for each in before)
     sparse = _sparse_layers(model, wiring)
     for layer in sparse.values():
         layer.execution = execution
@@ -100,7 +101,7 @@ def wire(
     reports = [
         _describe_wired(name, sparse[name], wiring.method, sizes[name], measures)
         if name in sparse
-        else _describe_kept(name, layer, wiring.kept.get(name, ""), sizes[name])
+        else _describe_kept(name, layer, wiring.kept.get(name, ""), sizes[name], measures)
         for name, layer in dense.items()
     ]
     _put(model, sparse)
@@ -142,6 +143,9 @@ def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
     for name, edges in wiring.edges.items():
         try:
             dense = model.get_submodule(name)
+        except AttributeError:
+            raise SettingError("layer", name, "the wiring has it, and the model has not") from None
+        try:
             if isinstance(dense, nn.Conv2d):
                 single = wiring.granularity == "weight" and math.prod(dense.kernel_size) > 1
                 kind = UnstructuredConv2d if single else SparseConv2d
@@ -151,8 +155,6 @@ def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
             else:
                 remedy = f"is a {type(dense).__name__}, not Conv2d or Linear"
                 raise SettingError("layer", name, remedy)
-        except AttributeError:
-            raise SettingError("layer", name, "the wiring has it, and the model has not") from None
         except SettingError as error:
             remedy = f"{wiring.method}, layer {name}: {error.remedy}"
             raise SettingError(error.setting, error.value, remedy) from None
@@ -186,11 +188,17 @@ def _own_size(layer: nn.Module) -> int:
     return sum(parameter.numel() for parameter in layer.parameters(recurse=False))
 
 
-def _describe_kept(name: str, layer: nn.Module, reason: str, size: int) -> LayerReport:
+def _dense_size(layer: SparseLayer) -> int:
+    """Parameters of the dense layer in the place of a sparse one, but for a bias that it lacks."""
+    weights = layer.num_right * layer.num_left * math.prod(layer.kernel_size)
+    return weights + (0 if layer.bias is None else layer.bias.numel())
+
+
+def _describe_kept(
+    name: str, layer: nn.Module, reason: str, size: int, measures: spectra.Extent
+) -> LayerReport:
     if isinstance(layer, SparseLayer):
-        shape = (layer.num_right, layer.num_left, *layer.kernel_size)
-        edges = layer.channel_edges()[0].shape[1]
-        return LayerReport(name, shape, "", edges, size, size, layer.density, kept=reason)
+        return _describe_wired(name, layer, "", _dense_size(layer), measures, reason)
     weights = [p for p in layer.parameters(recurse=False) if p.ndim > 1]
     shape = tuple(max(weights, key=Tensor.numel).shape)
     return LayerReport(name, shape, "dense", shape[0] * shape[1], size, size, 1.0, kept=reason)
@@ -202,6 +210,7 @@ def _describe_wired(
     method: str,
     dense_size: int,
     measures: spectra.Extent,
+    kept: str = "",
 ) -> LayerReport:
     edges = layer.channel_edges()[0].cpu().numpy()
     values = dict(spectra.measure(edges, layer.num_left, layer.num_right, measures))
@@ -217,5 +226,6 @@ def _describe_wired(
         density=layer.density,
         dead_outputs=int(values.pop("dead_outputs") or 0),
         unused_inputs=int(values.pop("unused_inputs") or 0),
+        kept=kept,
         measures=values,
     )

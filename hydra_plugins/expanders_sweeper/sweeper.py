@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,8 +123,9 @@ class GridSweeper(BasicSweeper):
         runs: dict[str, SweepRun] = {}
         dry_run = restart = False
         for grid in self.grids:
-            axes = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
-            overrides = parser.parse_overrides([*map(degree_as_value, axes), *arguments])
+            own = [f"{key}={_commas(value)}" for key, value in {**self.params, **grid}.items()]
+            axes = _without_degree(map(degree_as_value, own), arguments)
+            overrides = parser.parse_overrides([*axes, *arguments])
             try:
                 combinations = self.split_arguments(overrides, None)[0]
             except ValueError as error:  # as of range(0,3,0)
@@ -188,6 +189,13 @@ class GridSweeper(BasicSweeper):
 def _shared(runs: Sequence[SweepRun]) -> list[str]:
     """The overrides that all runs have, in their order."""
     return [o for o in runs[0].overrides if all(o in run.overrides for run in runs)]
+
+
+def _without_degree(axes: Iterable[str], arguments: Iterable[str]) -> list[str]:
+    """The axes of a grid, without its degree if the command line has one, in whichever form."""
+    either = ("degree=", "degree.value=")
+    typed = any(argument.startswith(either) for argument in arguments)
+    return [axis for axis in axes if not (typed and axis.startswith(either))]
 
 
 def _check_no_axis_is_lost(overrides: Sequence[Override]) -> None:

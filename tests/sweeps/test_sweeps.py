@@ -208,6 +208,8 @@ def test_numbers_for_the_degree_are_its_values_in_a_grid_too(launch, few_images)
     assert "2 runs: 2 to do" in result.stdout
     first = launch(*TINY, *images(few_images), grid, "degree=30", "dry_run=true")
     assert "1 run: 1 to do" in first.stdout  # the command line wins
+    other = launch(*TINY, *images(few_images), grid, "degree=erk", "dry_run=true")
+    assert "1 run: 1 to do" in other.stdout, other.stderr
 
 
 def test_one_dense_twin_for_all_graphs(launch, few_images):

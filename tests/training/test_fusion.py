@@ -134,6 +134,13 @@ def added_to(x, norm):
     return y + other
 
 
+def added_and_kept(x, norm):
+    """ReLU6 keeps its input for the gradient: its output may be changed."""
+    y = F.relu6(x + norm(x))
+    y += 1
+    return y
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("then", "expected"),
@@ -145,7 +152,9 @@ def added_to(x, norm):
         (lambda x, norm: F.relu(norm(x) + norm(x)), [[], ["residual", "relu"]]),
         (lambda x, norm: nn.ReLU6()(norm(x)), [["relu6"]]),
         (lambda x, norm: F.relu6(norm(x)), [["relu6"]]),
-        (lambda x, norm: F.relu6(x + norm(x)), [["residual", "relu6"]]),
+        (lambda x, norm: nn.ReLU6(inplace=True)(norm(x)), [["relu6"]]),
+        (lambda x, norm: F.hardtanh_(norm(x), 0.0, 6.0), [["relu6"]]),
+        (added_and_kept, [[]]),
         (lambda x, norm: F.hardtanh(norm(x), max_val=2.0), [["hardtanh"]]),
         (lambda x, norm: F.max_pool2d(F.relu6(norm(x)), 2), [["relu6"]]),
         (lambda x, norm: F.max_pool2d(norm(x), 2), [[]]),

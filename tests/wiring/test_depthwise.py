@@ -27,7 +27,6 @@ def differentiated(compute, x, weight, bias, options):
         ((5, 5), 1, {"stride": 2, "padding": (2, 1)}),
         ((5, 5), 3, {"stride": (1, 2), "dilation": 2, "padding": "valid"}),
         ((7, 7), 1, {"padding": [3]}),
-        ((3, 9), 1, {"stride": (2, 1), "dilation": (1, 2)}),
     ],
     ids=str,
 )
@@ -59,6 +58,26 @@ def test_others_are_left_to_pytorch(conv, x):
     assert not depthwise.is_faster_over_edges(x, conv.weight, conv.stride, conv.groups)
     options = (conv.stride, conv.padding, conv.dilation, conv.groups)
     assert torch.equal(depthwise.conv2d(x, conv.weight, conv.bias, *options), conv(x))
+
+
+def test_under_autocast_and_in_forward_mode_pytorch_computes():
+    x, direction = torch.randn(2, *SHAPE)
+    weight = torch.randn(6, 1, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert depthwise.conv2d(x, weight, groups=6).dtype == torch.bfloat16
+    tangents = [
+        torch.func.jvp(lambda x, f=compute: f(x, weight, groups=6), (x,), (direction,))[1]
+        for compute in (depthwise.conv2d, F.conv2d)
+    ]
+    torch.testing.assert_close(*tangents)
+
+
+def test_has_second_derivatives():
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 16, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    compute = lambda x, w: depthwise.conv2d(x, w, padding=1, groups=2)[..., :2, :2]  # noqa: E731
+    assert torch.autograd.gradgradcheck(compute, (x, weight))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -109,8 +109,23 @@ def test_equal_numbers_in_a_pool_share_no_gradient():
 def test_not_a_number_is_not_hidden_by_the_relu():
     x = torch.randn(2, 1, 4, 4)
     x[0, 0, 0, 0] = float("nan")
-    for followers in ({"bounds": RELU}, {"bounds": RELU, "pool": True}):
+    for followers in ({"bounds": RELU}, {"bounds": RELU, "pool": True}, {"bounds": RELU6}):
         assert ours(x, None, None, None, None, **followers).isnan().all()
+
+
+def test_an_infinite_output_of_a_relu_has_a_gradient():
+    x = torch.randn(2, 1, 4, 4)
+    for compute in (ours, reference):
+        residual = torch.full_like(x, torch.inf).requires_grad_()
+        compute(x, None, None, None, None, residual=residual, bounds=RELU).sum().backward()
+        assert torch.equal(residual.grad, torch.ones_like(x))
+
+
+def test_what_follows_an_addition_is_not_pooled_by_the_operator():
+    x, residual = torch.randn(2, 2, 3, 4, 4)
+    options = {"residual": residual, "bounds": RELU, "pool": True}
+    arguments = (x, None, None, None, None)
+    torch.testing.assert_close(ours(*arguments, **options), reference(*arguments, **options))
 
 
 def test_the_bits_do_not_depend_on_the_number_of_threads():

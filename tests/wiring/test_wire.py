@@ -270,6 +270,14 @@ def test_lists_layers_that_were_wired_before():
     assert [layer.kept for layer in report.layers] == ["wired before", "", "wired before"]
     assert [layer.edges for layer in report.layers] == [2 * 8, 3 * 8, 2 * 8]
     assert report.layers[0].shape == (8, 4, 3, 3)
+    assert report.dense == (8 * 4 * 9 + 8) + 2 * (8 * 8 + 8)
+
+
+def test_a_degree_may_be_a_number_of_numpy():
+    reports = [
+        sparsify(nn.Sequential(nn.Linear(8, 8)), degree=d, skip=()) for d in (3, np.int64(3))
+    ]
+    assert reports[0] == reports[1]
 
 
 def test_a_wiring_of_another_model_is_refused():

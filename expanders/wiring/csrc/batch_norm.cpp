@@ -7,9 +7,9 @@
 // mean and var are of a channel over all images and pixels. Memory is passed over as few times as
 // possible: forward reads x for the statistics, reads it again and writes y; backward reads x and
 // the gradient twice and writes the gradient of x. All passes over a channel follow each other, so
-// that the later ones find it in the cache. Backward needs x and the statistics only: which z
-// lie between the bounds and which pixels are largest is found again (with a residual, from y). No sum depends
-// on the number of threads.
+// that the later ones find it in the cache. Backward needs x and the statistics only: it finds again
+// where z lies between the bounds (with a residual, from y), and which pixels are the largest. No
+// sum depends on the number of threads.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -184,11 +184,11 @@ template <typename T>
 struct Problem {
   Images in;
   double eps;
-  T low, high;  // bounds of y
+  T low, high;  // bounds of y; NaN, beyond which there is nothing, where there is none
   bool pool;
   const T *x, *weight, *bias, *residual;  // the last three may be null
 
-  bool is_bounded() const { return std::isfinite(low) || std::isfinite(high); }
+  bool is_bounded() const { return !std::isnan(low) || !std::isnan(high); }
   T bounded(T z) const { return z < low ? low : z > high ? high : z; }
   // Its derivative times `grad`.
   T bounded_grad(T z, T grad) const { return (z <= low) | (z >= high) ? T{0} : grad; }
@@ -343,7 +343,10 @@ template <typename T>
 Problem<T> problem(const Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                    const MaybeTensor& residual, double eps, double low, double high, bool pool) {
   const Images in{x.size(0), x.size(1), x.size(2), x.size(3)};
-  return {in,   eps, static_cast<T>(low), static_cast<T>(high), pool, x.const_data_ptr<T>(),
+  const auto bound = [](double value) {
+    return std::isinf(value) ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(value);
+  };
+  return {in,   eps, bound(low), bound(high), pool, x.const_data_ptr<T>(),
           data<T>(weight), data<T>(bias), data<T>(residual)};
 }
 
