@@ -234,5 +234,5 @@ def test_svhn_without_data_or_network(tmp_path, svhn_files):
 
 @pytest.mark.parametrize("dataset", [cifar10, cifar100, svhn, tinyimagenet])
 def test_an_unknown_storage(tmp_path, dataset):
-    with pytest.raises(SettingError, match=r"dataset\.storage=tape: must be auto or"):
+    with pytest.raises(SettingError, match=r"dataset\.storage=tape: choose auto, memory or disk"):
         dataset(tmp_path, storage="tape")

@@ -3,7 +3,7 @@
 import pytest
 
 from expanders.files import read_sealed
-from expanders.report import comparisons, content, tables
+from expanders.report import comparison_tables, comparisons, content, tables
 from expanders.report.__main__ import main
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
@@ -90,7 +90,7 @@ def test_the_slope_along_a_dial_is_that_of_its_arms_and_leaves_out_disconnected_
     assert (line.planned, line.verdict, line.says) == (True, "holds", "accuracy rises")
     assert line.slope.arms == 4
     assert line.slope.value == pytest.approx(0.1, rel=0.1)
-    (row,) = tables.comparisons([line]).rows
+    (row,) = comparison_tables.comparisons([line]).rows
     assert row[2].lines[0].endswith("per 0.1")
     assert row[4].lines == ("4 arms",)
     # The number of seeds is no number of independent points.

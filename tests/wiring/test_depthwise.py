@@ -60,6 +60,7 @@ def test_others_are_left_to_pytorch(conv, x):
     assert torch.equal(depthwise.conv2d(x, conv.weight, conv.bias, *options), conv(x))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_under_autocast_and_in_forward_mode_pytorch_computes():
     x, direction = torch.randn(2, *SHAPE)
     weight = torch.randn(6, 1, 5, 5)
