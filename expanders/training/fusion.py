@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from expanders.wiring import depthwise
+from expanders.wiring.layers import pair
 from expanders.wiring.norm import RELU, RELU6, Bounds, batch_norm, can_pool, is_supported
 from expanders.wiring.pool import max_pool2d, window
 
@@ -137,8 +138,8 @@ def _is_supported_pool(node: fx.Node, norm: fx.Node, bounds: Bounds) -> bool:
     if not _calls(node, _MAX_POOL):
         return False
     pool = _arguments(node, F.max_pool2d_with_indices)
-    size, stride = _pair(pool["kernel_size"]), _pair(pool["stride"] or pool["kernel_size"])
-    plain = _pair(pool["padding"]) == (0, 0) and _pair(pool["dilation"]) == (1, 1)
+    size, stride = pair(pool["kernel_size"]), pair(pool["stride"] or pool["kernel_size"])
+    plain = pair(pool["padding"]) == (0, 0) and pair(pool["dilation"]) == (1, 1)
     whole = can_pool(_value(norm), bounds) and not pool["return_indices"]
     return size == stride == (2, 2) and plain and whole
 
@@ -151,12 +152,6 @@ def _value(node: fx.Node) -> torch.Tensor:
     """A tensor without data, of the shape and type that the node will have."""
     value: torch.Tensor = node.meta["example_value"]
     return value
-
-
-def _pair(value: Any) -> tuple[Any, ...]:
-    """A size in both directions, which PyTorch takes as one number, a list of one or of two."""
-    sizes = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return sizes if len(sizes) == 2 else sizes * 2
 
 
 def _arguments(node: fx.Node, function: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The gradients of PyTorch's own take several times as long where kernels are larg
 gradients are equal to rounding.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expanders.wiring import functional, native
-from expanders.wiring.layers import margins_of
+from expanders.wiring.layers import margins_of, pair
 
 _ROWS = range(16, 65)  # pixels of a row of images for which kernels of 3x3 are faster
 
@@ -41,8 +40,8 @@ def conv2d(
     outputs, kernel = weight.shape[0], (weight.shape[2], weight.shape[3])
     right = torch.arange(outputs, device=input.device)
     edges = torch.stack([right // (outputs // groups), right])
-    step, spread = _pair(stride), _pair(dilation)
-    margins = margins_of(padding if isinstance(padding, str) else _pair(padding), kernel, spread)
+    step, spread = pair(stride), pair(dilation)
+    margins = margins_of(padding if isinstance(padding, str) else pair(padding), kernel, spread)
     kernels = weight.flatten(0, 1)
     return functional.conv2d(input, kernels, edges, outputs, step, margins, spread, bias=bias)
 
@@ -61,10 +60,4 @@ def is_faster_over_edges(x: Tensor, weight: Tensor, stride: Any, groups: int) ->
     kernel = tuple(weight.shape[2:])
     if kernel in ((5, 5), (7, 7)):
         return True
-    return kernel == (3, 3) and _pair(stride) == (1, 1) and x.shape[3] in _ROWS
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A size in both directions, which PyTorch takes as one number, a list of one or of two."""
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,)
-    return (sizes[0], sizes[-1])
+    return kernel == (3, 3) and pair(stride) == (1, 1) and x.shape[3] in _ROWS

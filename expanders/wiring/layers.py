@@ -9,6 +9,7 @@ scattered into a dense kernel, which the framework's own operation then uses), "
 edges only) or "auto" (the faster one); see `expanders.wiring.operator`.
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -276,6 +277,12 @@ def margins_of(
         return (width // 2, width - width // 2, height // 2, height - height // 2)
     height, width = (int(p) for p in padding)
     return (width, width, height, height)
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """A size in both directions, which PyTorch takes as one number, a list of one or of two."""
+    sizes = tuple(value) if isinstance(value, Sequence) else (value,)
+    return sizes[0], sizes[-1]
 
 
 def positions(edges: Tensor, num_left: int) -> Tensor:

@@ -50,6 +50,14 @@ def report(tmp_path_factory):
     return page.parent
 
 
+def test_a_dense_twin_that_was_not_asked_for_is_not_missing(tmp_path):
+    write_run(tmp_path, "rreg")
+    write_run(tmp_path, "xnet")
+    page = write(tmp_path, tmp_path / "report")
+    (row,) = re.findall(r"^\| vgg16bn on .*", (page.parent / "report.md").read_text(), re.MULTILINE)
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["2", "2", "0", "0", "0"]
+
+
 def test_everything_is_written(report):
     names = {path.name for path in report.iterdir()}
     assert names == {
