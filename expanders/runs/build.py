@@ -27,6 +27,7 @@ from expanders.runs.resume import Saved
 from expanders.runs.run import Run
 from expanders.runs.settings import OPTIONAL, Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
+from expanders.seeds import derive
 from expanders.training import device as devices
 from expanders.training.memory import PeakMemory
 from expanders.training.processes import Team
@@ -159,10 +160,13 @@ def network(
     from another, has the edges of the network that was `trained`.
     """
     config, instantiate = request.config, request.instantiate
-    blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
+    seed = config.stream_seed("init")
+    with torch.random.fork_rng(devices=[]):  # for the values that `initialize` leaves as they are
+        torch.default_generator.manual_seed(derive(seed, "init"))
+        blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
     if images.side is not None:
         check_size(model, images.side, images.crop)
-    initialize(model, config.stream_seed("init"))
+    initialize(model, seed)
     skip, measures = config.model["skip"], config.graph["measures"]
     granularity = config.graph["granularity"]
     graph, degree = instantiate(graph_node(config)), instantiate(config.degree)

@@ -121,7 +121,7 @@ def _remark(layer: LayerReport) -> str:
     """What is not to be seen from a layer's numbers."""
     if layer.kept:
         return f"kept: {layer.kept}"
-    return "complete graph" if layer.density == 1 and layer.measures else ""
+    return "complete graph" if layer.is_complete and layer.measures else ""
 
 
 def _network_line(report: Report) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from expanders.wiring.eligible import read_by_parents
 from expanders.wiring.layers import SparseConv2d, SparseLayer
-from expanders.wiring.linear import linearised, open_gates
+from expanders.wiring.linear import linear_functions, linearised
 
 _SCALE = 1e-290  # of the input: a dense ResNet-152 has some 10^380 paths, a float ends at 10^308
 
@@ -38,11 +38,11 @@ def measure(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float |
     """
     network, layers = _channel_network(model)
     sample = torch.ones(1, *input_shape, dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad(), open_gates():
+    with torch.enable_grad(), linear_functions():
         network(sample).sum().backward()
     for layer in layers:
         layer.counts = True
-    with torch.no_grad(), open_gates():
+    with torch.no_grad(), linear_functions():
         paths = float(network(_SCALE * sample.detach()).sum())
     weights = sum(layer.num_weights for layer in layers)
     effective = sum(layer.effective_weights() for layer in layers)

@@ -28,8 +28,8 @@ def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> Flops:
 
     One image runs through a copy of the model, in evaluation mode and with every layer computed
     densely, while PyTorch counts. Additions of biases, norms and activations do not count. Of what
-    its dense twin needs, a sparse layer needs the share of its edges: 2 * num_edges * area of a
-    kernel * positions in the output.
+    its dense twin needs, a sparse layer needs the share of its live weights: 2 * live weights *
+    positions in the output. (A layer of single weights computes whole kernels, which is more.)
 
     Args:
         model: any network, sparse or dense.
@@ -40,9 +40,9 @@ def count_flops(model: nn.Module, input_shape: tuple[int, ...]) -> Flops:
 
     def count(layer: SparseLayer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         channels = output.shape[-3 if isinstance(layer, SparseConv2d) else -1]
-        missing = layer.num_left * layer.num_right - layer.num_edges
-        area = math.prod(layer.weight.shape[1:])
-        saved.append(2 * missing * area * (output.numel() // channels))
+        weights = layer.num_left * layer.num_right * math.prod(layer.kernel_size)
+        missing = weights - layer.weight.numel()
+        saved.append(2 * missing * (output.numel() // channels))
 
     for module in twin.modules():
         if isinstance(module, SparseLayer):

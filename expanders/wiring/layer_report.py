@@ -19,7 +19,7 @@ class LayerReport:
             wired before.
         edges: kernels that exist.
         live, dense: parameters now and in the dense twin, biases included.
-        density: edges / (num_left * num_right).
+        density: share of the possible weights between its channels that exist.
         dead_outputs: output channels without an edge.
         unused_inputs: input channels without an edge.
         kept: why the layer was not left to the graph; empty if it was.
@@ -37,6 +37,11 @@ class LayerReport:
     unused_inputs: int = 0
     kept: str = ""
     measures: Mapping[str, float | int | None] = field(default_factory=dict)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every input channel has an edge to every output channel."""
+        return self.edges == self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Report:
         Edges; `facts`; `spectra.summary` of the layers that have a graph, but not the complete one;
         `network`.
         """
-        incomplete = [layer for layer in self.layers if not layer.kept and layer.density < 1]
+        incomplete = [layer for layer in self.layers if not layer.kept and not layer.is_complete]
         measured = spectra.summary(dict(layer.measures) for layer in incomplete)
         return {"edges": self.edges, **self.facts, **measured, **self.network}
 

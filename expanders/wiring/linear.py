@@ -9,51 +9,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-_PASSED = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.LocalResponseNorm,
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Tanh,
-    nn.Softplus,
+_HOMES = (F, torch, Tensor)  # where functions have their names
+
+
+def _functions(*names: str) -> frozenset[Any]:
+    """The functions of these names, wherever PyTorch has them."""
+    homes = [(home, name) for home in _HOMES for name in (*names, *(f"{n}_" for n in names))]
+    return frozenset(getattr(home, name) for home, name in homes if hasattr(home, name))
+
+
+_PASSED = _functions(
+    *("batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm", "local_response_norm"),
+    *("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
+    *("hardswish", "hardtanh", "tanh", "softplus"),
 )
-_GATES = (nn.Sigmoid, nn.Hardsigmoid)
-
-
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-_SIGMOID = (torch.sigmoid, Tensor.sigmoid, F.sigmoid, F.hardsigmoid)
+_SIGMOID = _functions("sigmoid", "hardsigmoid")
+_SOFTMAX = _functions("softmax")
 
 
 def linearised(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that lets positive values pass: norms and activations are left out.
+    """A copy in evaluation mode to be called within `linear_functions()`, which lets positive values pass.
 
-    A gate (a sigmoid) is open, and attention looks at all tokens alike. The tensors are those of
-    the model, not copies of them. To be called within `open_gates()`, as some models compute gates
-    and attention without a module of their own.
+    The tensors are those of the model, not copies of them.
     """
     shared = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-    whole = nn.ModuleDict({"network": copy.deepcopy(model, shared)})  # it may be a norm itself
-    for parent in list(whole.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, _PASSED):
-                setattr(parent, name, nn.Identity())
-            elif isinstance(child, _GATES):
-                setattr(parent, name, _OpenGate())
-            elif type(child) is nn.MultiheadAttention:
-                child.__class__ = _OpenAttention  # it is our copy; others read its attributes
-    without_fused_transformers(whole)
-    return whole.eval().network  # type: ignore[return-value]
+    network = copy.deepcopy(model, shared)
+    for module in network.modules():
+        if type(module) is nn.MultiheadAttention:
+            module.__class__ = _OpenAttention  # it is our copy; others read its attributes
+    without_fused_transformers(network)
+    return network.eval()
 
 
 def without_fused_transformers(model: nn.Module) -> None:
@@ -68,10 +53,11 @@ def without_fused_transformers(model: nn.Module) -> None:
             module.use_nested_tensor = False
 
 
-class open_gates(TorchFunctionMode):
-    """Within it sigmoids are 1, and attention looks at all tokens alike; gradients pass both.
+class linear_functions(TorchFunctionMode):
+    """Within it norms and activations are left out; sigmoids are 1; attention looks at all tokens alike.
 
-    For a softmax saturates: only one token would count, and no gradient would come back.
+    Gradients pass all of them. For a softmax saturates: only one token would count, and no gradient
+    would come back. PyTorch's modules call the same functions as a `forward` that has no modules.
     """
 
     def __torch_function__(
@@ -79,10 +65,13 @@ class open_gates(TorchFunctionMode):
     ) -> Any:
         """Called in place of every function of PyTorch."""
         kwargs = kwargs or {}
-        if func in _SIGMOID:
-            return _Constant.apply(args[0], 1.0)
+        x = args[0] if args else kwargs.get("input")
+        if func in _PASSED:
+            return x
+        if func in _SIGMOID:  # a gate scales what passes, but its own inputs lead on too
+            return _Constant.apply(x, 1.0)
         if func in _SOFTMAX:
-            return _all_alike(args[0], kwargs["dim"] if "dim" in kwargs else args[1])
+            return _all_alike(x, kwargs["dim"] if "dim" in kwargs else args[1])
         if func is F.scaled_dot_product_attention:
             named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
             return _attend(named["query"], named["key"], named["value"])
@@ -99,14 +88,6 @@ class _Constant(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
-
-
-class _OpenGate(nn.Module):
-    """One, with a gradient: a gate scales what passes, but its own inputs lead on too."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As `x` in shape."""
-        return _Constant.apply(x, 1.0)  # type: ignore[no-any-return]
 
 
 class _OpenAttention(nn.MultiheadAttention):

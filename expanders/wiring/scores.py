@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from expanders.errors import SettingError
-from expanders.wiring.linear import linearised, open_gates
+from expanders.wiring.linear import linear_functions, linearised
 
 Masks = Mapping[str, Tensor]
 Batch = tuple[Tensor, Tensor, float]
@@ -85,7 +85,7 @@ def synflow(model: nn.Module, masks: Masks, batches: Sequence[Batch]) -> dict[st
     image = torch.ones(1, *inputs.shape[1:], dtype=torch.float64, device=inputs.device)
     for scale in (1.0, 2.0**-500):  # of the values on their way, and of the gradients back
         masked = {f"{n}.weight": values[f"{n}.weight"] * mask for n, mask in masks.items()}
-        with open_gates():
+        with linear_functions():
             flow = scale * functional_call(network, values | masked, (scale * image,)).sum()
         gradients = torch.autograd.grad(flow, [*masks.values()], materialize_grads=True)
         if all(gradient.isfinite().all() for gradient in gradients):

@@ -48,6 +48,43 @@ def test_test_images_are_read_at_the_end(launch, tmp_path, monkeypatch, graph):
     assert "a test image is read" in after
 
 
+OWN_MODEL = """
+import torch
+from torch import nn
+
+class Scaled(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(3, 1, 1))
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, num_classes),
+        )
+
+    def forward(self, x):
+        return self.layers(self.scale * x)
+"""
+
+
+def test_a_seed_draws_all_initial_values_of_a_model_of_ones_own(launch, tmp_path, monkeypatch):
+    (tmp_path / "mypkg.py").write_text(OWN_MODEL)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
+    own = (
+        "model._target_=mypkg.Scaled",
+        "~model.width",
+        "model.skip=[]",
+        "dataset=digits",
+        "graph=dense",
+    )
+    for folder in ("first", "second"):
+        options = ("epochs=1", "wandb.mode=disabled", f"runs_dir={tmp_path / folder}")
+        result = launch(*own, *options)
+        assert result.returncode == 0, result.stderr
+    first, second = (next((tmp_path / name).iterdir()) for name in ("first", "second"))
+    states = [checkpoint.read(run / "last.pt")["state"] for run in (first, second)]
+    assert states[0]["scale"].tolist() == states[1]["scale"].tolist()
+
+
 def test_a_run_needs_its_predecessor_only_to_begin(launch, tmp_path, few_images):
     data = ("dataset=image_folder", f"dataset.root={tmp_path / 'images'}", "schedule=constant")
     shutil.copytree(few_images, tmp_path / "images")

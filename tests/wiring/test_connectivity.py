@@ -112,6 +112,40 @@ def test_grouped_convolutions_connect_within_groups():
     assert values["log10_paths"] == pytest.approx(math.log10(3))
 
 
+class Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.GroupNorm(2, 8),
+        nn.RMSNorm([8, 4, 4]),
+        Called(lambda x: nn.functional.group_norm(x, 2)),
+        Called(lambda x: nn.functional.layer_norm(x, x.shape[1:])),
+        Called(lambda x: nn.functional.instance_norm(input=x)),
+        Called(lambda x: nn.functional.gelu(x).tanh()),
+        Called(lambda x: x.relu_()),
+    ],
+)
+def test_norms_and_activations_pass_whether_they_are_modules_or_functions(between):
+    edges = graphs.random(8, 8, 16, np.random.default_rng(0))
+    first, last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+    middle = nn.Conv2d(8, 8, 1)
+    plain = nn.Sequential(first, SparseConv2d.from_dense(middle, edges), last, POOL)
+    normed = nn.Sequential(first, between, plain[1], between, last, POOL)
+    expected = connectivity.measure(plain, (3, 4, 4))
+    assert connectivity.measure(normed, (3, 4, 4)) == expected
+    assert expected["effective_parameters"] > 0
+
+
 @pytest.mark.parametrize("build", [models.vgg16bn, models.resnet32, models.resnet152])
 def test_all_of_a_dense_network_is_effective(build):
     values = connectivity.measure(build(), (3, 32, 32))

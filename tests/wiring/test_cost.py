@@ -36,6 +36,12 @@ def test_edges_and_output_positions_by_hand():
     assert flops.dense == same + second * 8 * 16 + token * 32 * 12
 
 
+def test_of_single_weights_the_live_ones_count():
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False))
+    report = sparsify(model, degree=2, skip=(), granularity="weight")
+    assert count_flops(model, (8, 10, 10)).live == 2 * 144 * 100 == 2 * report.live * 100
+
+
 @pytest.mark.parametrize(
     ("build", "size"), [(models.vgg16bn, 32), (models.resnet32, 32), (models.resnet18, 64)]
 )
