@@ -6,9 +6,12 @@ not depend on what was drawn before it, on other layers, on the process or on th
 
 import hashlib
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
+
+from expanders.errors import SettingError
 
 Name = Literal[
     "graph",  # the edges of a layer
@@ -38,8 +41,11 @@ def derive(seed: int, name: Name, *names: str | int) -> int:
     """A 63-bit seed for a stream of `seed`: what it is for, and more names to tell it from others.
 
     For generators that take one integer, such as `torch.Generator().manual_seed`. An unknown `name`
-    raises ValueError: a misspelt one would otherwise be a new stream.
+    raises ValueError: a misspelt one would otherwise be a new stream. A seed that is no whole
+    number of at least 0 raises SettingError.
     """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise SettingError("seed", seed, "give a whole number, 0 or more")
     if name not in get_args(Name):
         raise ValueError(f"no random stream is called {name!r}; there are {get_args(Name)}")
     digest = hashlib.sha256(repr((int(seed), name, *names)).encode()).digest()

@@ -8,6 +8,7 @@ Only the run itself can find an image that cannot be decoded, a drive or a memor
 and a loss that diverges.
 """
 
+import copy
 import json
 from dataclasses import dataclass
 from functools import lru_cache, partial, update_wrapper
@@ -34,7 +35,8 @@ from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
-from expanders.wiring.draw import Method, Task, WiringMethod, draw
+from expanders.wiring.draw import Method, Task, Wiring, WiringMethod, draw
+from expanders.wiring.wire import swap
 
 
 def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) -> None:
@@ -59,22 +61,25 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
     choose_device(config.device)
     images = RunImages(config, instantiate)
     source = images.source
-    if config.restart or folders.state(folder) == State.NEW:
-        if config.start_from is not None:
-            before = read_predecessor(Path(config.start_from).expanduser(), record)
-            if source.fingerprint is not None:
-                root = config.dataset.get("root")
-                resume.check_images(before.saved, source.fingerprint(), root)
-        if config.checkpoint is not None:
-            checkpoint.read(config.checkpoint)
+    before = None
+    begins = config.restart or folders.state(folder) == State.NEW
+    if begins and config.start_from is not None:
+        before = read_predecessor(Path(config.start_from).expanduser(), record)
+        if source.fingerprint is not None:
+            root = config.dataset.get("root")
+            resume.check_images(before.saved, source.fingerprint(), root)
     model = json.dumps(config.model, sort_keys=True), source.num_classes, instantiate
     if images.side is not None:
         _check_size(images.side, images.crop, *model)
     graph = instantiate(graph_node(config))
     if isinstance(graph, Method) and config.start_from is None:
         images.check_sample(graph.images)
-    _check_wiring(config, _shapes(*model), instantiate)
-    optimization(config, _shapes(*model), instantiate)
+    wiring = _wiring(config, _shapes(*model), instantiate)
+    if config.checkpoint is not None and begins and not isinstance(graph, Method):
+        _check_checkpoint(config.checkpoint, _shapes(*model), wiring)
+    _, schedule = optimization(config, _shapes(*model), instantiate)
+    if before is not None:
+        before.check_schedule(schedule)
 
 
 @lru_cache(maxsize=64)
@@ -101,21 +106,28 @@ def _check_size(
         check_size(dense_network(json.loads(model), num_classes, instantiate)[1], side, crop)
 
 
-def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:
-    """Whether every layer can have the edges that it would get."""
+def _wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> Wiring:
+    """As many edges for every layer as it would get; none where a method chooses them."""
     node, degree = graph_node(config), instantiate(config.degree)
     graph: WiringMethod = instantiate(node)
     if isinstance(graph, Method):
         chosen: WiringMethod = _Unscored(graph.name)
     else:
         chosen = graph if is_dense(graph) else _once_a_size(graph, node, instantiate)
-    draw(
+    return draw(
         model,
         chosen,
         lambda network, _: degree(network, graph),
         skip=config.model["skip"],
         granularity=config.graph["granularity"],
     )
+
+
+def _check_checkpoint(path: str, dense: nn.Module, wiring: Wiring) -> None:
+    """Whether a checkpoint fits the network, as far as this can be known without its graphs."""
+    model = copy.deepcopy(dense).to("meta")
+    swap(model, wiring)
+    checkpoint.check_state(model, checkpoint.read(path)["state"], path)
 
 
 @dataclass(frozen=True)

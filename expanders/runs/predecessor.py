@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from expanders.errors import SettingError
 from expanders.runs import checkpoint, folders
@@ -28,11 +28,13 @@ class Predecessor:
         folder: of that run; nothing in it is changed.
         saved: its last checkpoint.
         best: the content of its best.pt.
+        rescheduled: whether the new run has another schedule, or other settings of it.
     """
 
     folder: Path
     saved: Saved
     best: Mapping[str, Any]
+    rescheduled: bool
 
     def start(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
         """Fill the trainer, and write the checkpoints of a run that has come so far.
@@ -48,6 +50,7 @@ class Predecessor:
 
     def fill(self, trainer: Trainer) -> None:
         """Weights, optimizer, schedule and history of the run, and the rate of the new schedule."""
+        self.check_schedule(trainer.schedule)
         self.saved.restore(trainer)
         groups, schedule = trainer.optimizer.param_groups, trainer.schedule
         if not isinstance(schedule, LambdaLR):  # one of another package, which goes on as it was
@@ -59,6 +62,20 @@ class Predecessor:
         if groups[0]["lr"] != before:
             why = "the schedule is another, or depends on the number of epochs"
             log.warning("The rate goes on at %.3g, not at %.3g: %s", groups[0]["lr"], before, why)
+
+    def check_schedule(self, schedule: LRScheduler) -> None:
+        """Make sure that the rate can go on as `schedule` says.
+
+        Raises:
+            SettingError: if it is another, and either is no function of the epoch alone. PyTorch's
+                own are not: what they have saved would win over the new settings.
+        """
+        is_function = isinstance(schedule, LambdaLR)
+        if self.rescheduled and not (
+            is_function and "lr_lambdas" in self.saved.content["training"]["schedule"]
+        ):
+            remedy = "start_from changes schedules of expanders and other LambdaLRs only; keep it"
+            raise SettingError("schedule", type(schedule).__name__, remedy)
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
@@ -98,4 +115,5 @@ def read_predecessor(folder: Path, record: Mapping[str, Any]) -> Predecessor:
     if record["epochs"] <= trained:
         remedy = f"{folder} has trained {trained}; choose more"
         raise SettingError("epochs", record["epochs"], remedy)
-    return Predecessor(folder, Saved(last, content), best)
+    rescheduled = any(key.startswith(("schedule.", "choices.schedule")) for key in differing)
+    return Predecessor(folder, Saved(last, content), best, rescheduled)

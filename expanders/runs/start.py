@@ -9,6 +9,7 @@ from pathlib import Path
 
 from expanders.errors import SettingError
 from expanders.runs import build, dry_run, folders
+from expanders.runs.folders import State
 from expanders.runs.identity import described
 from expanders.runs.lock import LostLockError, locked
 from expanders.runs.settings import Instantiate, Node
@@ -41,7 +42,7 @@ def run(
     config, identity, record = described(plain, choices, instantiate)
     if config.dry_run:
         dry_run.check(config, record, folder, instantiate)
-        log.info("%-9s  %s", folders.state(folder), folder)
+        log.info("%-9s  %s%s", folders.state(folder), folder, _remark(folder, config.restart))
         return {}
     if "SLURM_JOB_ID" in os.environ and signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         signal.signal(signal.SIGTERM, wait_to_be_killed)
@@ -57,6 +58,8 @@ def run(
 
         def opened() -> Node | None:
             nonlocal check_lock
+            if folders.state(folder) == State.NEW:  # what cannot begin leaves nothing behind
+                dry_run.check(config, record, folder, instantiate)
             done, check_lock = stack.enter_context(_folder(folder, record, config.restart))
             return done
 
@@ -74,6 +77,14 @@ def run(
         except Exception as error:
             folders.mark_failed(folder, error)
             raise
+
+
+def _remark(folder: Path, restart: bool) -> str:
+    """What a dry run adds to the state of a run."""
+    if restart and folders.state(folder) != State.NEW:
+        return "; restart=true would train again"
+    reason = folders.failure(folder)
+    return f"; tried again, it failed before: {reason}" if reason else ""
 
 
 def _no_lock() -> None:

@@ -6,6 +6,7 @@ it asks for them, training images. Both are chosen by the group `graph`.
 """
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -23,14 +24,16 @@ from expanders.graphs.simple import is_dense
 from expanders.seeds import Seed, stream
 from expanders.wiring import degrees
 from expanders.wiring.eligible import (
+    WIRED_BEFORE,
     DenseLayer,
     Skip,
-    convs_before_norm,
     layers_of,
+    norms_after,
     reasons_to_keep,
 )
 from expanders.wiring.layers import Edges
 
+_log = logging.getLogger(__name__)
 DegreePolicy = Callable[..., list[int]]
 LabelledImages = tuple[Tensor, Tensor]
 """Network inputs, float (N, channels, H, W), and labels, int64 (N,)."""
@@ -140,6 +143,9 @@ def draw(
         raise SettingError("degree", repr(degree), "give a number or a degree policy")
     kept = reasons_to_keep(model, skip)
     layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
+    if not layers and WIRED_BEFORE in kept.values():
+        remedy = "all its layers are wired or kept already; build the model anew to wire it again"
+        raise SettingError("model", type(model).__name__, remedy)
     start = time.perf_counter()
     edges: Mapping[str, Edges] = {}
     facts: Mapping[str, float] = {}
@@ -147,6 +153,7 @@ def draw(
         network, budgets = _budgets(model, layers, graph, degree)
         task = Task(model, network.layers, budgets, seed, None, granularity)
         edges, facts = _drawn(task, graph, images)
+        _tell_of_extremes(task, graph, edges)
     seconds = time.perf_counter() - start
     return Wiring(edges, name_of(graph), kept, streams_of(graph), facts, seconds, granularity)
 
@@ -213,7 +220,7 @@ def _other_parameters(model: nn.Module, layers: Mapping[str, DenseLayer]) -> int
     weights = sum(layer.weight.numel() for layer in layers.values())
     unneeded = sum(
         0 if (bias := layers[name].bias) is None else bias.numel()
-        for name in convs_before_norm(model) & {*layers}
+        for name in norms_after(model).keys() & layers.keys()
     )
     return sum(parameter.numel() for parameter in model.parameters()) - weights - unneeded
 
@@ -230,6 +237,25 @@ def _drawn(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(0)  # for a model that draws random numbers in evaluation too
         return graph.draw(replace(task, model=own, images=chosen))
+
+
+def _tell_of_extremes(task: Task, graph: WiringMethod, edges: Mapping[str, Edges]) -> None:
+    """Warn of a graph model that does not keep to its budget, and of layers that are complete."""
+    if not edges:
+        return
+    weights = {
+        shape.name: edges[shape.name].shape[1]
+        * shape.weights_per_edge
+        // shape.taps(task.granularity)
+        for shape in task.shapes
+    }
+    drawn = sum(weights.values())
+    asked = sum(n * s.weights_per_edge for n, s in zip(task.budgets, task.shapes, strict=True))
+    if abs(drawn - asked) > asked / 10:
+        what = "edges of %s have %d weights, where the degree asks for %d"
+        _log.warning(what, name_of(graph), drawn, asked)
+    if all(weights[s.name] == s.num_left * s.num_right * s.weights_per_edge for s in task.shapes):
+        _log.warning("every wired layer is complete: this is the dense network (graph=dense)")
 
 
 def _layer(

@@ -13,6 +13,7 @@ from expanders.errors import SettingError
 from expanders.wiring.layers import SparseLayer
 
 DenseLayer = nn.Conv2d | nn.Linear
+WIRED_BEFORE = "wired before"
 Skip = Collection[str] | Callable[[str, nn.Module], bool]
 
 _LAYERS = (
@@ -73,7 +74,7 @@ def reasons_to_keep(model: nn.Module, skip: Skip | None) -> dict[str, str]:
         if type(layer) not in (nn.Conv2d, nn.Linear) or name == "":
             # A subclass may use its weight elsewhere, as MultiheadAttention does.
             wired = isinstance(layer, SparseLayer)
-            reasons[name] = "wired before" if wired else f"{type(layer).__name__} cannot be wired"
+            reasons[name] = WIRED_BEFORE if wired else f"{type(layer).__name__} cannot be wired"
         elif rule(name, layer):
             reasons[name] = "skipped"
         elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
@@ -145,13 +146,13 @@ def _as_rule(layers: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.M
     return lambda name, module: name in skip
 
 
-def convs_before_norm(model: nn.Module) -> set[str]:
-    """Convolutions that are directly followed by a batch norm in a Sequential."""
-    names = set()
+def norms_after(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """By the name of a convolution, the batch norm that directly follows it in a Sequential."""
+    norms = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential):
             children = list(module.named_children())
             for (child, conv), (_, norm) in itertools.pairwise(children):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    names.add(f"{name}.{child}" if name else child)
-    return names
+                    norms[f"{name}.{child}" if name else child] = norm
+    return norms

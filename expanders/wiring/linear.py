@@ -28,9 +28,9 @@ _SOFTMAX = _functions("softmax")
 
 
 def linearised(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode to be called within `linear_functions()`, which lets positive values pass.
+    """A copy in evaluation mode, to be called within `linear_functions()`.
 
-    The tensors are those of the model, not copies of them.
+    It then lets positive values pass. Its tensors are those of the model, not copies of them.
     """
     shared = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
     network = copy.deepcopy(model, shared)
@@ -54,10 +54,10 @@ def without_fused_transformers(model: nn.Module) -> None:
 
 
 class linear_functions(TorchFunctionMode):
-    """Within it norms and activations are left out; sigmoids are 1; attention looks at all tokens alike.
+    """Within it norms and activations are left out, sigmoids are 1, attention is to all tokens alike.
 
     Gradients pass all of them. For a softmax saturates: only one token would count, and no gradient
-    would come back. PyTorch's modules call the same functions as a `forward` that has no modules.
+    would come back. PyTorch's modules call the same functions as a `forward` without modules.
     """
 
     def __torch_function__(

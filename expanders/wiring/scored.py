@@ -56,14 +56,20 @@ class Scored:
         if self.images < 0 or self.images == 1:
             remedy = "must be 2 or more, or 0 for a score without data"
             raise SettingError("graph.images", self.images, remedy)
+        if self.images == 0 and self._function in (scores.snip, scores.grasp):
+            remedy = f"{self.name} scores by training images: give 2 or more"
+            raise SettingError("graph.images", self.images, remedy)
         if self.rounds < 1:
             raise SettingError("graph.rounds", self.rounds, "must be 1 or more")
 
     @property
+    def _function(self) -> Score:
+        return self.score.func if isinstance(self.score, partial) else self.score
+
+    @property
     def name(self) -> str:
         """The score's name."""
-        function = self.score.func if isinstance(self.score, partial) else self.score
-        return getattr(function, "__name__", repr(function))
+        return getattr(self._function, "__name__", repr(self._function))
 
     @property
     def streams(self) -> tuple[str, ...]:

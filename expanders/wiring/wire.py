@@ -1,17 +1,19 @@
 """Swap the layers of any model for sparse ones, on the edges that a wiring method chose."""
 
+import logging
 import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from expanders import graphs
 from expanders.errors import SettingError, check_choice
 from expanders.graphs import spectra
 from expanders.wiring import degrees
 from expanders.wiring.draw import DegreePolicy, LabelledImages, Wiring, WiringMethod, draw
-from expanders.wiring.eligible import Skip, all_layers_of, convs_before_norm
+from expanders.wiring.eligible import Skip, all_layers_of, norms_after
 from expanders.wiring.layer_report import LayerReport, Report
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.linear import without_fused_transformers
@@ -19,6 +21,7 @@ from expanders.wiring.operator import Execution
 from expanders.wiring.unstructured import UnstructuredConv2d
 
 Fan = Literal["dense", "live"]
+_log = logging.getLogger(__name__)
 
 
 def sparsify(
@@ -74,7 +77,7 @@ def wire(
 
     A sparse layer keeps the present values of the kernels on its edges, so a fresh model keeps its
     initialization and a trained one its weights. The bias of a convolution that a batch norm
-    follows is left out, since the norm has one.
+    follows is left out, since the norm has one; its running mean then lacks that bias too.
 
     Args:
         model: the dense model, or one of the same layers.
@@ -104,6 +107,7 @@ def wire(
         else _describe_kept(name, layer, wiring.kept.get(name, ""), sizes[name], measures)
         for name, layer in dense.items()
     ]
+    _leave_biases_out(model, sparse)
     _put(model, sparse)
     return Report(
         layers=tuple(reports),
@@ -138,7 +142,7 @@ def check_options(fan: str, measures: str, execution: str) -> None:
 
 def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
     """The layers to put in place of dense ones, by name."""
-    before_norm = convs_before_norm(model)
+    before_norm = norms_after(model)
     layers: dict[str, SparseLayer] = {}
     for name, edges in wiring.edges.items():
         try:
@@ -161,13 +165,25 @@ def _sparse_layers(model: nn.Module, wiring: Wiring) -> dict[str, SparseLayer]:
     return layers
 
 
+@torch.no_grad()
+def _leave_biases_out(model: nn.Module, layers: dict[str, SparseLayer]) -> None:
+    """Take from running means the biases that stay behind in the dense layers."""
+    for name, norm in norms_after(model).items():
+        bias = model.get_submodule(name).bias
+        if name in layers and isinstance(bias, Tensor) and norm.running_mean is not None:
+            norm.running_mean -= bias.to(norm.running_mean.dtype)
+
+
 def _put(model: nn.Module, layers: dict[str, SparseLayer]) -> None:
     """Put layers in place of those of their names, wherever these sit."""
     aliases: dict[int, list[str]] = {}  # a module may sit in several places
     for name, module in model.named_modules(remove_duplicate=False):
         aliases.setdefault(id(module), []).append(name)
     for name, layer in layers.items():
-        for alias in aliases[id(model.get_submodule(name))]:
+        dense = model.get_submodule(name)
+        if dense._forward_hooks or dense._forward_pre_hooks or dense._backward_hooks:
+            _log.warning("layer %s: the hooks of the dense layer are left out", name)
+        for alias in aliases[id(dense)]:
             parent, _, child = alias.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
     if layers:
@@ -185,7 +201,10 @@ def _size(module: nn.Module) -> int:
 
 
 def _own_size(layer: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+    own = [*layer.parameters(recurse=False)]
+    if parametrize.is_parametrized(layer):  # by what its weight is computed from
+        own += layer.parametrizations.parameters()  # type: ignore[union-attr,operator]
+    return sum(parameter.numel() for parameter in own)
 
 
 def _dense_size(layer: SparseLayer) -> int:
@@ -200,6 +219,7 @@ def _describe_kept(
     if isinstance(layer, SparseLayer):
         return _describe_wired(name, layer, "", _dense_size(layer), measures, reason)
     weights = [p for p in layer.parameters(recurse=False) if p.ndim > 1]
+    weights = weights or [layer.weight]  # type: ignore[list-item]  # computed from others
     shape = tuple(max(weights, key=Tensor.numel).shape)
     return LayerReport(name, shape, "dense", shape[0] * shape[1], size, size, 1.0, kept=reason)
 

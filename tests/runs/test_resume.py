@@ -19,6 +19,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import StepLR
 
 from expanders.data import Images, Transform
 from expanders.errors import SettingError
@@ -61,13 +62,15 @@ def network(num_classes: int) -> nn.Module:
 
 def run_in(
     folder, *, wandb=OFF, minutes=math.inf, seed=0, check=lambda: None,
-    epochs=4, schedule=HALVED, start_from=None,
+    epochs=4, schedule=HALVED, start_from=None, scheduled=None,
 ) -> Run:  # fmt: skip
     """A small run, built afresh as a new process would: 4 epochs of 4 steps."""
     folder.mkdir(exist_ok=True)
     settings = {"epochs": epochs, "definition": {"epochs": epochs, "seed": seed}}
     if start_from is not None:
         settings["definition"]["start_from"] = start_from.name
+    if scheduled is not None:
+        settings["definition"]["schedule"] = scheduled
     folders.begin(folder, settings)
     identity = folders.run_digest(settings)
     saved = resume.newest(folder, identity, Team())
@@ -697,6 +700,22 @@ def test_a_schedule_with_another_end_says_what_that_means(tmp_path, caplog):
     assert run.trainer.optimizer.param_groups[0]["lr"] == pytest.approx(
         0.05 * (1 + math.cos(math.pi * 5 / 8))
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (partial(StepLR, step_size=2), partial(StepLR, step_size=1)),
+        (partial(StepLR, step_size=2), HALVED),
+        (HALVED, partial(StepLR, step_size=2)),
+    ],
+)
+def test_a_schedule_that_saves_its_settings_cannot_be_changed(tmp_path, before, after):
+    run_in(tmp_path / "four", schedule=before).execute()
+    others = {"schedule": after, "scheduled": {"step_size": 1}, "start_from": tmp_path / "four"}
+    more = run_in(tmp_path / "more", epochs=6, **others)
+    with pytest.raises(SettingError, match="schedule=.*: start_from changes schedules of expand"):
+        more.execute()
 
 
 def test_only_a_whole_run_of_the_same_settings_can_be_started_from(tmp_path):

@@ -147,6 +147,8 @@ def test_what_cannot_work_is_one_line():
         scored.snip(scope="world")
     with pytest.raises(SettingError, match="graph.images=1: must be 2 or more"):
         scored.snip(images=1)
+    with pytest.raises(SettingError, match="graph.images=0: snip scores by training images"):
+        scored.snip(images=0)
     x, labels = images(20, 16, 6)
     with pytest.raises(SettingError, match="graph=snip: the scores of layer 0 are infinite or not"):
         sparsify(small(), METHODS["snip"], 2, images=(x * torch.inf, labels))

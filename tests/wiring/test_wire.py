@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from expanders import degrees, graphs, models, sparsify
 from expanders.errors import SettingError
@@ -16,6 +17,10 @@ from expanders.wiring.wire import wire
 
 def sparse_layers(model: nn.Module) -> dict[str, SparseLayer]:
     return {name: m for name, m in model.named_modules() if isinstance(m, SparseLayer)}
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_default_job_has_the_asked_edges_everywhere():
@@ -317,3 +322,54 @@ def test_a_transformer_computes_the_same_in_evaluation(padded):
 def test_a_wrong_argument_is_named(options, message):
     with pytest.raises(SettingError, match=message):
         sparsify(models.vgg16bn(), **options)
+
+
+def test_a_trained_network_keeps_its_outputs_without_the_biases_that_norms_replace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    nn.init.constant_(model[0].bias, 2.0)
+    for _ in range(20):
+        model(torch.rand(8, 3, 6, 6))
+    x = torch.rand(2, 3, 6, 6)
+    before = model.eval()(x)
+    sparsify(model, degree=10**9, skip=())
+    assert model[0].bias is None
+    torch.testing.assert_close(model(x), before)
+
+
+def test_a_model_that_is_wired_is_not_wired_again():
+    model = models.vgg16bn(10, width=0.25)
+    report = sparsify(model, degree=3)
+    with pytest.raises(
+        SettingError, match="model=VGG: all its layers are wired .* build the model"
+    ):
+        sparsify(model, degree=15)
+    assert count(model) == report.live
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.spectral_norm])
+def test_a_weight_that_is_computed_from_others_counts_with_all_of_them(norm):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), norm(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 8, 3))
+    report = sparsify(model, skip=())
+    assert report.layers[1].kept
+    assert report.layers[1].shape == (8, 8, 3, 3)
+    assert report.live == sum(layer.live for layer in report.layers) == count(model)
+
+
+def test_what_a_user_may_not_expect_is_said(caplog):
+    def few(num_left, num_right, num_edges, rng):
+        return graphs.random(num_left, num_right, num_edges // 2, rng)
+
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 8, 3))
+    model[1].register_forward_hook(lambda *_: None)
+    sparsify(copy.deepcopy(model), few, degree=3, skip=())
+    assert "edges of few have 216 weights, where the degree asks for 432" in caplog.text
+    assert "layer 1: the hooks of the dense layer are left out" in caplog.text
+    sparsify(copy.deepcopy(model), degree=1000, skip=())
+    assert "every wired layer is complete: this is the dense network (graph=dense)" in caplog.text
+
+
+@pytest.mark.parametrize("seed", [1.5, -1, None, "a", True])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(SettingError, match="seed=.*: give a whole number, 0 or more"):
+        sparsify(models.resnet20(), seed=seed)
