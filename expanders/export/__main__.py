@@ -17,10 +17,12 @@ network. Formats:
 
 import argparse
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import get_args
 
 from expanders.errors import SettingError
 from expanders.export import SUFFIXES, Dtype, Form
+from expanders.runs.folders import BEST, CHECKPOINTS
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,8 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         _export(options)
-    except (SettingError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {' '.join(str(error).split())}\n")
+    except (SettingError, OSError, CalledProcessError) as error:
+        told = getattr(error, "stderr", None) or str(error)  # what a compiler says
+        parser.exit(2, f"{parser.prog}: {' '.join(told.split())}\n")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -58,6 +61,11 @@ def _export(options: argparse.Namespace) -> None:
     path = options.output or folder / f"network{suffix}"
     if not path.parent.is_dir() or path.is_dir():
         raise SettingError("output", path, "must be a file in a folder that exists")
+    ending = Path(f"network{suffix}").suffix
+    if path.suffix != ending:
+        raise SettingError("output", path, f"the name of a file of format {form} ends in {ending}")
+    if path.name in (BEST, *CHECKPOINTS):
+        raise SettingError("output", path, "is a run's checkpoint; choose another name")
 
     from expanders.export import comparison, network, writing  # take seconds
 

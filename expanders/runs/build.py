@@ -25,7 +25,7 @@ from expanders.runs.images import RunImages
 from expanders.runs.predecessor import facts_of, read_predecessor
 from expanders.runs.resume import Saved
 from expanders.runs.run import Run
-from expanders.runs.settings import OPTIONAL, Config, Instantiate, Node
+from expanders.runs.settings import OPTIONAL, Config, Instantiate, Node, without
 from expanders.runs.tracking import WandbSettings
 from expanders.seeds import derive
 from expanders.training import device as devices
@@ -261,8 +261,3 @@ def _bad_size(inputs: Tensor, crop: int | None, error: Exception) -> SettingErro
         f"choose another size, or tell a vision transformer with +model.image_size={height}"
     )
     return SettingError("dataset.transform.crop", "null" if crop is None else crop, remedy)
-
-
-def without(node: Node, *keys: str) -> Node:
-    """A group's settings without those that are not for its function."""
-    return {name: value for name, value in node.items() if name not in keys}

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 from expanders.errors import SettingError
-from expanders.runs.settings import OPTIONAL, Instantiate, Node, function_of
+from expanders.runs.settings import OPTIONAL, Instantiate, Node, function_of, without
 
 THIN = "thin"  # the option of the group `graph` that stands for a width
 
@@ -43,8 +43,7 @@ def _draws_graphs(node: Node, instantiate: Instantiate) -> bool:
         return True
     from expanders.wiring.draw import streams_of  # imports PyTorch, as the wiring itself does
 
-    own = {key: value for key, value in node.items() if key not in OPTIONAL["graph"]}
-    return "graph" in streams_of(instantiate(own))
+    return "graph" in streams_of(instantiate(without(node, *OPTIONAL["graph"])))
 
 
 @lru_cache
@@ -53,7 +52,7 @@ def _width(groups: str, instantiate: Instantiate) -> float:
     from expanders.wiring.thin import width_of
 
     node: dict[str, Node] = json.loads(groups)
-    model = {key: value for key, value in node["model"].items() if key != "skip"}
+    model = without(node["model"], "skip")
     if "width" not in signature(function_of(model, "model")).parameters:
         remedy = "this model has no width to make thin; vgg16bn and our ResNets have one"
         raise SettingError("graph", "thin", remedy)

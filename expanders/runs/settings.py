@@ -224,6 +224,11 @@ def function_of(node: Node, name: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
+def without(node: Node, *keys: str) -> Node:
+    """A group's settings without those that are not for its function."""
+    return {name: value for name, value in node.items() if name not in keys}
+
+
 def default_values(target: Callable[..., Any]) -> Node:
     """The values that the parameters of a function have where nothing else is given."""
     try:
@@ -265,7 +270,7 @@ def check_arguments(
         full_name = f"{setting}.{name}" if setting else name
         if name in given or (name not in parameters and not takes_any):
             known = ", ".join(each for each in parameters if each not in given)
-            remedy = f"no such setting here; there are: {known}"
+            remedy = f"no such setting here; there are: {known or 'none'}"
             raise SettingError(full_name, _shown(value), remedy)
         if name in hints and not _fits(value, hints[name]):
             remedy = f"must be {_describe(hints[name])}"

@@ -20,14 +20,13 @@ import torch.nn.functional as F
 from torch import fx
 
 from expanders.wiring import depthwise
+from expanders.wiring.fold import MAX_POOLS, RELUS
 from expanders.wiring.layers import pair
 from expanders.wiring.norm import RELU, RELU6, Bounds, batch_norm, can_pool, is_supported
 from expanders.wiring.pool import max_pool2d, window
 
-_RELU = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 _ADDITION = (operator.add, operator.iadd, torch.add, "add", "add_")
 _ADDITION_IN_PLACE = (operator.iadd, "add_")
-_MAX_POOL = (F.max_pool2d, torch.max_pool2d)
 
 
 def fuse_norms(graph: fx.Graph) -> int:
@@ -40,7 +39,7 @@ def replace_max_pools(graph: fx.Graph) -> int:
     """Replace the max-pools of a captured network by the operator; returns how many."""
     count = 0
     for node in graph.nodes:
-        if _calls(node, _MAX_POOL):
+        if _calls(node, MAX_POOLS):
             arguments = _arguments(node, max_pool2d)
             if window(_value(arguments.pop("input")), **arguments) is not None:
                 node.target = max_pool2d
@@ -101,7 +100,7 @@ def _followers(norm: fx.Node) -> tuple[list[fx.Node], dict[str, Any]]:
             return line, {"bounds": bounds, "pool": True}
         return line[:2], {"bounds": bounds}
     # Of these only ReLU keeps its output for the gradient, as the operator does.
-    if first is not None and _calls(first, _ADDITION) and _calls(second, _RELU):
+    if first is not None and _calls(first, _ADDITION) and _calls(second, RELUS):
         residual = _residual(first, norm)
         if residual is not None:
             return line, {"residual": residual, "bounds": RELU}
@@ -110,7 +109,7 @@ def _followers(norm: fx.Node) -> tuple[list[fx.Node], dict[str, Any]]:
 
 def _bounds(node: fx.Node | None) -> Bounds | None:
     """What an activation clamps to; None if it is another one, or none."""
-    if _calls(node, _RELU):
+    if _calls(node, RELUS):
         return RELU
     if _calls(node, (F.relu6,)):
         return RELU6
@@ -135,7 +134,7 @@ def _residual(addition: fx.Node, norm: fx.Node) -> fx.Node | None:
 
 def _is_supported_pool(node: fx.Node, norm: fx.Node, bounds: Bounds) -> bool:
     """Whether it is a max-pool of 2x2 pixels at a time that leaves no rest and follows a ReLU."""
-    if not _calls(node, _MAX_POOL):
+    if not _calls(node, MAX_POOLS):
         return False
     pool = _arguments(node, F.max_pool2d_with_indices)
     size, stride = pair(pool["kernel_size"]), pair(pool["stride"] or pool["kernel_size"])

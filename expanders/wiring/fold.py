@@ -13,8 +13,8 @@ from expanders.wiring.layers import SparseConv2d, SparseLayer
 from expanders.wiring.pool import max_pool2d
 
 _log = logging.getLogger(__name__)
-_RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
-_MAX_POOLS = {F.max_pool2d, torch.max_pool2d}
+RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
+MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -56,7 +56,7 @@ def _replace_max_pools(network: fx.GraphModule) -> None:
     modules = dict(network.named_modules(remove_duplicate=False))
     names = list(inspect.signature(max_pool2d).parameters)[1:]
     for node in network.graph.nodes:
-        if node.op == "call_function" and node.target in _MAX_POOLS:
+        if node.op == "call_function" and node.target in MAX_POOLS:
             node.target = max_pool2d
         elif node.op == "call_module" and type(modules[node.target]) is nn.MaxPool2d:
             node.kwargs = {name: getattr(modules[node.target], name) for name in names}
@@ -66,7 +66,7 @@ def _replace_max_pools(network: fx.GraphModule) -> None:
 def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return type(modules[str(node.target)]) is nn.ReLU
-    return node.op in ("call_function", "call_method") and node.target in _RELUS
+    return node.op in ("call_function", "call_method") and node.target in RELUS
 
 
 def without_norms(model: nn.Module) -> nn.Module:

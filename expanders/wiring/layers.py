@@ -285,6 +285,12 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
+def side(value: int | Sequence[int]) -> int | None:
+    """A size that is the same in both directions, or None if it is not."""
+    height, width = pair(value)
+    return height if height == width else None
+
+
 def positions(edges: Tensor, num_left: int) -> Tensor:
     """Position of each edge in the row-major (num_right, num_left) matrix."""
     return edges[1] * num_left + edges[0]

@@ -54,7 +54,7 @@ def without_fused_transformers(model: nn.Module) -> None:
 
 
 class linear_functions(TorchFunctionMode):
-    """Within it norms and activations are left out, sigmoids are 1, attention is to all tokens alike.
+    """Within it norms and activations are left out, sigmoids are 1, and all tokens look alike.
 
     Gradients pass all of them. For a softmax saturates: only one token would count, and no gradient
     would come back. PyTorch's modules call the same functions as a `forward` without modules.

@@ -13,6 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from expanders.wiring import native
 from expanders.wiring.derivatives import call, register
+from expanders.wiring.layers import side
 
 _LARGEST = 15  # pixels of a window's side; a place in a window fits a byte
 
@@ -58,19 +59,13 @@ def window(
     These are square windows of at most 15x15 pixels, without dilation, on images that
     `native.takes`, and without indices to return.
     """
-    size, step, border = (_side(v) for v in (kernel_size, stride or kernel_size, padding))
-    if size is None or step is None or border is None or _side(dilation) != 1:
+    size, step, border = (side(v) for v in (kernel_size, stride or kernel_size, padding))
+    if size is None or step is None or border is None or side(dilation) != 1:
         return None
     plain = not ceil_mode and not return_indices and size <= _LARGEST and 2 * border <= size
     if not plain or not native.takes(x) or min(x.shape[2:]) + 2 * border < size:
         return None
     return size, step, border
-
-
-def _side(value: Any) -> int | None:
-    """The one number that holds in both directions; None if there are two."""
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    return int(sides.pop()) if len(sides) == 1 else None
 
 
 # ---------------------------------------------------------------------------- autograd and tracing

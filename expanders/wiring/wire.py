@@ -203,7 +203,7 @@ def _size(module: nn.Module) -> int:
 def _own_size(layer: nn.Module) -> int:
     own = [*layer.parameters(recurse=False)]
     if parametrize.is_parametrized(layer):  # by what its weight is computed from
-        own += layer.parametrizations.parameters()  # type: ignore[union-attr,operator]
+        own += layer.parametrizations.parameters()  # type: ignore[union-attr]
     return sum(parameter.numel() for parameter in own)
 
 

@@ -95,6 +95,7 @@ def test_on_arm(name, bits, pixels, tmp_path):
 
 LAYERS = {
     "grouped convolution": nn.Conv2d(6, 4, 3, padding=2, groups=2, dilation=2),
+    "no edge": SparseConv2d(6, 4, (3, 3), torch.zeros(2, 0, dtype=torch.int64)),
     "even kernel": nn.Conv2d(6, 4, 2, padding="same"),
     "uneven kernel": nn.Conv2d(6, 4, (1, 5), padding=(0, 2)),
     "strided 1x1": nn.Conv2d(6, 4, 1, stride=2),

@@ -145,6 +145,13 @@ def test_bad_input_is_refused_in_one_line(own_run, tmp_path, monkeypatch, capsys
     assert "must be a file in a folder" in refusal(
         capsys, own_run, "--output", empty / "x" / "y.onnx"
     )
+    assert "format c ends in .c" in refusal(
+        capsys, own_run, "--format", "c", "--output", own_run / "net.onnx"
+    )
+    weights = (own_run / "best.pt").read_bytes()
+    message = refusal(capsys, own_run, "--format", "dense-torch", "--output", own_run / "best.pt")
+    assert "is a run's checkpoint; choose another name" in message
+    assert (own_run / "best.pt").read_bytes() == weights
     assert "size=0: give the side length" in refusal(capsys, own_run, *MODEL, "--size", "0")
     assert "images=-1: must be 0 or more" in refusal(capsys, own_run, "--images", -1)
     config = own_run / "config.json"

@@ -55,7 +55,7 @@ class Constants:
         every = np.arange(inputs.max(initial=0) + 1)
         is_complete = np.array_equal(inputs, np.tile(every, num_right))
         is_regular = degrees.min() == degrees.max()
-        if not is_complete and inputs.max() > _LARGEST:
+        if not is_complete and inputs.max(initial=0) > _LARGEST:
             what = f"a sparse layer of more than {_LARGEST + 1:,} inputs"
             raise SettingError("format", "c", f"there is no C for {what}; use onnx")
         which = "NULL" if is_complete else self.array("inputs", inputs)

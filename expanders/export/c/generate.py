@@ -18,7 +18,7 @@ from expanders.export.c.constants import Constants, as_numpy
 from expanders.export.c.memory import Plane, Step, place
 from expanders.export.c.source import BLOCK, Source, text_of
 from expanders.wiring.fold import scale_and_shift, without_norms
-from expanders.wiring.layers import SparseConv2d, SparseLinear
+from expanders.wiring.layers import SparseConv2d, SparseLinear, side
 
 _ACTIVATIONS: dict[Any, str] = {
     nn.ReLU: "relu",
@@ -178,7 +178,7 @@ class _Writer:
     def _pool(self, node: fx.Node, pool: nn.MaxPool2d | nn.AvgPool2d) -> None:
         is_mean = isinstance(pool, nn.AvgPool2d)
         names = ("kernel_size", "stride", "padding", "dilation")
-        size, stride, padding, dilation = (_one(getattr(pool, name, 1)) for name in names)
+        size, stride, padding, dilation = (side(getattr(pool, name, 1)) for name in names)
         if None in (size, stride, padding, dilation) or pool.ceil_mode:
             raise _unsupported(str(pool), node)
         if not is_mean and (size, stride, padding, dilation) == (2, 2, 0, 1):
@@ -268,12 +268,6 @@ def _channels_before(node: fx.Node) -> int | None:
         return None
     is_of_channels = len(amounts) == 6 and not any(amounts[:4])
     return int(amounts[4]) if is_of_channels else None
-
-
-def _one(value: Any) -> int | None:
-    """A size that is the same in both directions, or None."""
-    numbers = set(value) if isinstance(value, tuple | list) else {value}
-    return int(numbers.pop()) if len(numbers) == 1 else None
 
 
 def _unsupported(what: str, node: fx.Node | None = None) -> SettingError:
