@@ -4,12 +4,14 @@ python launch.py model=resnet18 graph=xnet degree=15 dataset=cifar10
 python launch.py -m graph=rreg,xnet,random degree=3,15,30,60
 """
 
+import difflib
 import errno
 import logging
 import os
 import re
 import sys
 import traceback
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from yaml import YAMLError
 
 from expanders.errors import DivergedError, SettingError, TeamError
 from expanders.runs import folders
-from expanders.runs.settings import Node
+from expanders.runs.settings import Config, Node
 from expanders.runs.workers import name_command
 from expanders.training import metrics
 from hydra_plugins.expanders_sweeper.naming import (
@@ -53,7 +55,9 @@ _NO_MEMORY = r"can't allocate memory|out of memory"
 _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_key: \S+.*)?$"
 # Of `model=null` and alike; Hydra has no exception of its own for it.
 _NO_OPTION = "Config group override must be a string or a list."
-_NO_KEY = "Could not override"
+_NO_KEY = r"Could not override '([^']+)'"
+_NO_VARIABLE = r"Interpolation key '(.*?)' not found"
+_TWO_MODES = "Only one of --run"
 # Of Hydra's own plugins, those that are packages of their own.
 _PLUGIN = r"hydra/(launcher|sweeper)/(ax|joblib|nevergrad|optuna|ray|submitit)\b(?!_)"
 _NO_SUCH_OPTION = r"Could not find '(\S+)/([^/']+)' Available options in \S+: (.*?) Config search"
@@ -133,7 +137,7 @@ def user_error(error: BaseException | None) -> BaseException | None:
     while error is not None:
         if (
             isinstance(error, _USER_ERRORS)
-            or str(error).startswith(_NO_OPTION)
+            or str(error).startswith((_NO_OPTION, _TWO_MODES))
             or _lacks_memory(error)
             or _cannot_be_composed(error)
         ):
@@ -183,13 +187,25 @@ def one_line(error: BaseException) -> str:
         text = f"{group}={name}: no such option; {remedy}"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
-    elif text.startswith(_NO_KEY):  # one + would fail in those runs of a sweep that have the key
-        text = text.replace(" use +", " use ++")
+    elif unknown := re.match(_NO_KEY, text):
+        text = _unknown_key(unknown[1], text)
+    elif missing := re.match(_NO_VARIABLE, text):
+        text = f"${{{missing[1]}}}: no such setting; write \\${{ for a text with ${{"
+    elif text.startswith(_TWO_MODES):
+        text = "--cfg and --info are of one run: leave out -m, and the lists of values"
     elif text.startswith(_NO_OPTION):
         text = "a group takes the name of one of its options, no number and no null: see --help"
     elif in_a_name := re.match(_IN_A_NAME, text):
         text = in_a_name[1]
     return f"error: {text}"
+
+
+def _unknown_key(key: str, text: str) -> str:
+    """What to say of an override of a key that is not there."""
+    if "." in key:  # one + would fail in those runs of a sweep that have the key
+        return text.replace(" use +", " use ++")
+    near = difflib.get_close_matches(key, [each.name for each in fields(Config)], n=1)
+    return f"{key}: no such setting; " + (f"is it {near[0]}?" if near else "--help lists them")
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ def run(
         def opened() -> Node | None:
             nonlocal check_lock
             if folders.state(folder) == State.NEW:  # what cannot begin leaves nothing behind
-                dry_run.check(config, record, folder, instantiate)
+                with _unheard():  # the run itself will say it
+                    dry_run.check(config, record, folder, instantiate)
             done, check_lock = stack.enter_context(_folder(folder, record, config.restart))
             return done
 
@@ -85,6 +86,17 @@ def _remark(folder: Path, restart: bool) -> str:
         return "; restart=true would train again"
     reason = folders.failure(folder)
     return f"; tried again, it failed before: {reason}" if reason else ""
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Log nothing but errors meanwhile."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _no_lock() -> None:

@@ -4,6 +4,7 @@ Every function takes the optimizer first and returns a scheduler to be stepped o
 add one, write such a function and one YAML file in `conf/schedule`.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from expanders.errors import SettingError
+
+log = logging.getLogger(__name__)
 
 
 def step(
@@ -26,13 +29,20 @@ def step(
     ends at 7.8e-4).
 
     Raises:
-        SettingError: if a `step_size` is not positive or `gamma` is not in (0, 1].
+        SettingError: if a `step_size` is not positive, `gamma` is not in (0, 1], or `min_lr` is
+            negative.
     """
     if min([step_size] if isinstance(step_size, int) else step_size, default=0) < 1:
         raise SettingError("schedule.step_size", step_size, "must be a positive number of epochs")
     if not 0 < gamma <= 1:
         raise SettingError("schedule.gamma", gamma, "must be above 0 and at most 1")
     lr = optimizer.param_groups[0]["lr"]
+    if min_lr < 0:
+        raise SettingError("schedule.min_lr", min_lr, "must be 0 or more")
+    if gamma < 1 and 0 < lr * gamma <= min_lr:
+        log.warning(
+            "the rate stays at %g: a step would not be above schedule.min_lr=%g", lr, min_lr
+        )
 
     def factor(epoch: int) -> float:
         if isinstance(step_size, int):

@@ -89,7 +89,7 @@ class GridSweeper(BasicSweeper):
         skipped = {State.RUNNING} if restart else {State.RUNNING, State.DONE}
         to_do = [run for run in runs if run.state not in skipped]
         before = {run.folder: folders.finish(run.folder) for run in to_do}
-        self._announce(runs)
+        self._announce(runs, restart)
         if dry_run:
             self._conclude_dry_run(runs)
             return []
@@ -148,7 +148,7 @@ class GridSweeper(BasicSweeper):
         return list(runs.values()), dry_run, restart
 
     @staticmethod
-    def _announce(runs: Sequence[SweepRun]) -> None:
+    def _announce(runs: Sequence[SweepRun], restart: bool) -> None:
         """List the runs with their states, and count them; what all share is said once."""
         states = Counter(run.state for run in runs)
         shared = _shared(runs)
@@ -157,7 +157,8 @@ class GridSweeper(BasicSweeper):
         for run in runs:
             log.info("%-9s  %s  %s", run.state, run.folder, run.own(shared))
         counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
-        log.info("%s: %s", _counted(runs), counts)
+        again = "; restart=true trains those that are done again" if restart else ""
+        log.info("%s: %s%s", _counted(runs), counts, again)
 
     @staticmethod
     def _conclude_dry_run(runs: Sequence[SweepRun]) -> None:
@@ -230,7 +231,7 @@ def _check_size(max_batch_size: Any) -> None:
     whole = isinstance(max_batch_size, int) and not isinstance(max_batch_size, bool)
     if max_batch_size is not None and not (whole and max_batch_size > 0):
         remedy = "must be an integer, at least 1, or null for all runs at once"
-        raise SweepError(f"hydra.sweeper.max_batch_size={max_batch_size}: {remedy}")
+        raise SettingError("hydra.sweeper.max_batch_size", max_batch_size, remedy)
 
 
 def _checked(grids: Any) -> list[Mapping[str, Any]]:
@@ -238,7 +239,7 @@ def _checked(grids: Any) -> list[Mapping[str, Any]]:
     grids = OmegaConf.to_container(grids) if OmegaConf.is_config(grids) else grids
     if not isinstance(grids, list) or not all(isinstance(grid, dict) for grid in grids):
         remedy = "must be a list of mappings, from keys to values with commas"
-        raise SweepError(f"hydra.sweeper.grids={grids}: {remedy}")
+        raise SettingError("hydra.sweeper.grids", grids, remedy)
     return grids
 
 

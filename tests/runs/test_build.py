@@ -129,3 +129,26 @@ def test_what_another_version_says_of_a_wiring_does_no_harm(tmp_path):
     checkpoint.write(path, content)
     again = checkpoint.wiring_of(checkpoint.read(path))
     assert (again.method, again.kept, again.facts) == ("rreg", wiring.kept, {})
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(launch_forked, tmp_path):
+    small = ("epochs=1", "model.width=0.25", "wandb.mode=disabled")
+    assert launch_forked(*small).returncode == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    weights = first / "best.pt"
+    for dry_run in ("dry_run=true", "dry_run=false"):
+        result = launch_forked(*small, "degree=4", f"checkpoint={weights}", dry_run)
+        assert re.match(r"error: checkpoint=.*: does not fit: .* has shape", result.stderr)
+    assert list((tmp_path / "runs").iterdir()) == [first]
+
+
+def test_a_dry_run_says_why_a_run_failed_and_what_restart_does(launch_forked):
+    broken = ("epochs=1", "optimizer.lr=1e10", "wandb.mode=disabled")
+    assert launch_forked(*broken).returncode == 1
+    again = launch_forked(*broken, "dry_run=true")
+    assert "tried again, it failed before: the training loss became" in again.stdout
+    done = ("epochs=1", "model.width=0.25", "wandb.mode=disabled")
+    assert launch_forked(*done).returncode == 0
+    again = launch_forked(*done, "restart=true", "dry_run=true")
+    assert "done" in again.stdout
+    assert "; restart=true would train again" in again.stdout

@@ -33,6 +33,11 @@ def test_a_rate_that_would_just_reach_the_floor_is_skipped():
     assert rates(lambda o: schedules.step(o, 1, 0.5, min_lr=0.25), 1.0, 4) == [1, 0.5, 0.5, 0.5]
 
 
+def test_a_rate_that_takes_no_step_is_said(caplog):
+    assert rates(lambda o: schedules.step(o, 1, 0.5, min_lr=0.5), 1.0, 3) == [1, 1, 1]
+    assert "the rate stays at 1: a step would not be above schedule.min_lr=0.5" in caplog.text
+
+
 def test_several_numbers_are_one_step_each():
     lrs = rates(lambda o: schedules.step(o, [2, 5], 0.1), 1.0, 7)
     assert lrs == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
@@ -51,7 +56,9 @@ def test_constant_is_constant():
     assert rates(schedules.constant, 0.3, 5) == [0.3] * 5
 
 
-@pytest.mark.parametrize("options", [{"step_size": 0}, {"gamma": 0.0}, {"gamma": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"step_size": 0}, {"gamma": 0.0}, {"gamma": 1.5}, {"min_lr": -1}]
+)
 def test_refuses_settings_out_of_range(options):
     ((name, value),) = options.items()
     with pytest.raises(SettingError, match=f"schedule.{name}={value}"):
