@@ -8,7 +8,7 @@ network. Formats:
 
     onnx         gathers and depthwise convolutions over live weights, or dense kernels, whichever
                  is faster in each layer; for any ONNX runtime
-    c            one C99 file without any dependency, for devices
+    c            one C99 file in float32 that needs libm alone, for devices
     torch        operators as in onnx, for torch.export.load
     dense-onnx   dense kernels, zeros included, for tools that cannot use the gathers
     dense-torch  a state_dict that fits the dense network (for ResNets 18 to 152: torchvision's);

@@ -77,8 +77,9 @@ def rewired(
     """`blocks` or `circulant` with a share p of the edges shuffled: expansion as a dial.
 
     A random set of p num_edges edges is dealt out anew (`trade`), the others stay, and so do all
-    degrees: p=0 is the base, p=1 a random graph with the same degrees, that is `rreg` with
-    select=none. Between them the base "circulant" is a small world (Watts and Strogatz, 1998), on
+    degrees: p=0 is the base, p=1 a random graph with the same degrees. That is `rreg` with
+    select=none where the degrees divide evenly; elsewhere `rreg` also draws which vertices have
+    one edge more. Between them the base "circulant" is a small world (Watts and Strogatz, 1998), on
     two sides as in CHTs (Zhang et al., "Brain network science modelling of sparse neural networks
     enables Transformers and LLMs to perform as fully connected", NeurIPS 2025); both of these
     redraw single edges anywhere, which does not keep degrees. `shuffle` is that of the base.

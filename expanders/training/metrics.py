@@ -20,7 +20,8 @@ IMAGES_PER_SECOND = "images_per_second"  # in training, without evaluation
 SECONDS = "seconds"  # of an epoch, evaluation included; in the summary, of all epochs
 FIRST_STEP_SECONDS = "first_step_seconds"  # of a process, compiling included
 
-LOSS = "loss"  # mean cross-entropy in nats; None where it is not finite
+# Mean cross-entropy in nats; None where it is not finite. That of `train` has label smoothing.
+LOSS = "loss"
 ACCURACY = "accuracy"  # of 0 to 1
 TOP5_ACCURACY = "top5_accuracy"  # of 0 to 1; of sets with more than 20 classes
 

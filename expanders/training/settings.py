@@ -17,9 +17,10 @@ class Settings:
         label_smoothing: between 0 (off) and 1.
         clip_grad_norm: largest 2-norm of the whole gradient, or None for no clipping.
         precision: of the arithmetic; parameters stay float32. `tf32` and `bf16` are for GPUs and
-            CPUs that have them; `auto` is tf32 on a GPU and fp32 on a CPU.
+            CPUs that have them; on a CPU, `tf32` computes as `fp32` does, yet names another run.
+            `auto` is tf32 on a GPU and fp32 on a CPU.
         compile: mode of `torch.compile` for training steps, or `none`; `auto` compiles where that
-            pays (see `expanders.training.compilation.compiled`).
+            pays (see `expanders.training.compilation.chosen`).
         norm: what computes batch norm on a CPU: `torch`, or the operator (`native`), together with
             the ReLU that follows; `auto` is the operator where that pays.
         channels_last: keep images and dense kernels with the channels innermost.

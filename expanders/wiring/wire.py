@@ -50,7 +50,8 @@ def sparsify(
             by default `stem_and_head`.
         images: labelled training images, for a method that asks for them.
         granularity: what an edge carries, a "kernel" or a single "weight" of one; the number of
-            weights is the same. Layers of single weights compute densely.
+            weights is the same. Layers of single weights compute over the kernels that have any,
+            where these are few.
         fan, measures, execution: see `wire`.
 
     Returns:
