@@ -231,9 +231,17 @@ def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
     assert tables.tuning(found[0]) is None
 
 
-@pytest.mark.parametrize("key", ["optimizer.lrr", "recipe.lr"])
+@pytest.mark.parametrize(
+    "key", ["optimizer.lrr", "recipe.lr", "choices.graph", "definition.epochs"]
+)
 def test_a_tuned_setting_that_no_run_has_is_one_line(three, key):
     with pytest.raises(SystemExit, match=rf"^error: tuned={key}: .*no run"):
+        main([str(three), "--tuned", key])
+
+
+@pytest.mark.parametrize("key", ["seed", "seeds.graph"])
+def test_seeds_are_never_tuned(three, key):
+    with pytest.raises(SystemExit, match=rf"^error: tuned={key}: seeds are never tuned"):
         main([str(three), "--tuned", key])
 
 

@@ -169,6 +169,23 @@ def test_runs_with_other_settings_never_share_a_cell(tmp_path):
     ]
 
 
+def test_other_numbers_of_a_degree_policy_than_its_value_tell_tables_apart(tmp_path):
+    for floor, accuracy in ((1, 0.7), (20, 0.9)):
+        path = write_run(tmp_path / f"{floor}", accuracy=accuracy) / "config.json"
+        config = read_sealed(path)
+        config["degree"]["floor"] = floor
+        config["definition"]["degree"] = {"value": 3} | ({"floor": 20} if floor == 20 else {})
+        change(path, **config)
+        write_summary(path.parent, read_sealed(path.with_name("summary.json")), run_digest(config))
+    found, copies = arranged(tmp_path)
+    assert copies == []
+    assert [(table.differs, texts(table)[0]) for table in found] == [
+        ("degree.floor=1", ["rreg", "70.00"]),
+        ("degree.floor=20", ["rreg", "90.00"]),
+    ]
+    assert {table.columns[0].label for table in found} == {"degree 3"}
+
+
 def test_options_of_a_graph_model_are_rows_in_order_of_their_numbers(tmp_path):
     for p in (1.0, 0.1, 0.03):
         write_run(tmp_path, "rewired", options={"p": p, "shuffle": False})
