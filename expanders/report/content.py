@@ -29,6 +29,12 @@ _ACCURACIES = (
     "FLOPs are those of one image and a forward pass, two for a multiply-add. Seconds, speed and "
     "memory are those of the machine that trained; runs that shared it are slower.",
 )
+_TUNED = (
+    "Mean accuracy on the validation images, in percent, of the finished runs of each value; those "
+    "in bold are of the chosen settings. A value of which a larger share of runs failed comes "
+    "after the others, whatever its mean; among equals the mean counts over the seeds that they "
+    "share, or over all runs if they share none."
+)
 _COMPARISONS = (
     "Two arms are compared over pairs of runs with the same seeds, so with the same initial "
     "weights (before pruning), validation images, order of images and augmentation: what such a "
@@ -160,8 +166,7 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     if (measured := tables.graph_measures(table)) is not None:
         yield Block("The graphs", table=measured)
     if (chosen := tables.tuning(table)) is not None:
-        words = "Accuracy on the validation images, in percent; those in bold chose the settings."
-        yield Block("Tuned settings", [words], chosen)
+        yield Block("Tuned settings", [_TUNED], chosen)
     planned = [each for each in chapter.comparisons if each.planned]
     explored = [each for each in chapter.comparisons if not each.planned]
     if planned:

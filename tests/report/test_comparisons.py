@@ -7,6 +7,7 @@ from expanders.report import comparison_tables, comparisons, content, tables
 from expanders.report.__main__ import main
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
+from expanders.runs.folders import run_digest, write_summary
 from tests.report.run_folders import change, write_run
 
 GAP = "graph/normalised_gap_mean"
@@ -229,6 +230,64 @@ def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
     values = [[(entry.lines[0], entry.best) for entry in row[2:]] for row in tried.rows]
     assert values == [[("80.00", False), ("90.00", True)], [("90.00", True), ("80.00", False)]]
     assert tables.tuning(found[0]) is None
+
+
+def tried(root, lr, validations):
+    """Runs of seeds 0, 1, ... at a learning rate; None stands for a run that failed."""
+    for seed, val in enumerate(validations):
+        accuracy, failure = (0.8, None) if val is not None else (None, "diverged")
+        write_run(root, "rreg", 3, seed, accuracy, lr=lr, val=val, failure=failure)
+
+
+def chosen(root):
+    table = only(root, ["optimizer.lr"])
+    return dict(table.cell(table.arms[0], table.columns[0]).tuned)["optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "better"),
+    [
+        ([0.9] * 5, [0.905, None, None, None, None], "first"),  # the rest of the second diverged
+        ([0.9] * 4 + [None], [0.905, None, None, None, None], "first"),
+        ([0.9, 0.8, 0.8], [0.89, 0.79, 0.79, 0.99, 0.99], "first"),  # on the seeds of both
+        ([0.9, 0.8, 0.8], [0.91, 0.81, 0.81, 0.1, 0.1], "second"),
+        ([0.9, None], [0.1, 0.1], "second"),
+        ([None, None], [0.1, None], "second"),
+    ],
+)
+def test_a_tuned_value_does_not_win_by_the_seeds_that_it_lost_or_has_not_run(
+    tmp_path, first, second, better
+):
+    tried(tmp_path, 0.1, first)
+    tried(tmp_path, 1.0, second)
+    assert chosen(tmp_path) == {"first": 0.1, "second": 1.0}[better]
+
+
+def test_a_tuned_value_that_failed_does_not_thin_out_the_seeds_of_the_others(tmp_path):
+    tried(tmp_path, 0.01, [0.9, 0.8, 0.8])
+    tried(tmp_path, 0.02, [0.8, 0.9, 0.9])
+    tried(tmp_path, 1.0, [0.99, None, None])
+    assert chosen(tmp_path) == 0.02
+    table = only(tmp_path, ["optimizer.lr"])
+    (row,) = tables.tuning(table).rows
+    assert [entry.lines for entry in row[2:]] == [("83.33",), ("86.67",), ("99.00", "2 failed")]
+
+
+def test_tuned_values_without_common_seeds_are_compared_over_all(tmp_path):
+    tried(tmp_path, 0.1, [0.9])
+    write_run(tmp_path, "rreg", 3, 7, 0.8, lr=1.0, val=0.95)
+    assert chosen(tmp_path) == 1.0
+
+
+def test_a_validation_accuracy_of_zero_is_one(tmp_path):
+    tried(tmp_path, 0.1, [0.0])
+    tried(tmp_path, 1.0, [0.9, 0.9])
+    for record in read_records(tmp_path)[0]:
+        if record.config["optimizer"]["lr"] == 1.0:  # of a version that wrote none
+            summary = read_sealed(record.folder / "summary.json")
+            del summary["val/accuracy"]
+            write_summary(record.folder, summary, run_digest(record.config))
+    assert chosen(tmp_path) == 0.1
 
 
 @pytest.mark.parametrize(
