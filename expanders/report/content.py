@@ -42,7 +42,9 @@ _COMPARISONS = (
     "uncorrected. It takes the differences for independent and normally distributed, which a "
     "handful of seeds cannot check. Where graphs, init or data order were seeded apart, pairs "
     "share seeds: the differences are averaged over the seeds of each in turn, and the widest of "
-    "the intervals is given, with the number n of its averages.",
+    "the intervals is given, with the number n of its averages. Where each of several graphs met "
+    "each of several starts once, the variance of the mean is (MS graph + MS start − MS rest) / "
+    "number of runs, with Satterthwaite's degrees of freedom, if that interval is wider still.",
     "An arm “is better” if p is at most 0.05. The p of a contrast that was declared in advance is "
     "that of its own test; all other comparisons of a table are exploratory, and their p is "
     "corrected for their number after Holm (1979). “A hint” holds alone, but not among so many. "
