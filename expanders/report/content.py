@@ -10,7 +10,14 @@ from urllib.parse import quote
 
 from expanders.report import comparison_tables, figures, tables
 from expanders.report.cells import Arm, Column, Table
-from expanders.report.comparisons import Comparison, Split, compare, in_short, split
+from expanders.report.comparisons import (
+    Comparison,
+    Split,
+    compare,
+    in_short,
+    not_computed,
+    split,
+)
 from expanders.report.entries import plain, points
 from expanders.report.json_files import printable
 from expanders.report.page import Block, Section
@@ -76,11 +83,15 @@ _MEASURES = (
 
 @dataclass(frozen=True)
 class Chapter:
-    """One table with all that follows from it."""
+    """One table with all that follows from it.
+
+    `not_computed` are the contrasts declared in advance that have no comparison, with the reasons.
+    """
 
     title: str
     table: Table
     comparisons: Sequence[Comparison]
+    not_computed: Sequence[str]
     splits: Sequence[Split]
     anchors: tables.Anchors
 
@@ -99,7 +110,9 @@ def chapters_of(found: Sequence[Table], contrasts: Collection[str] = ()) -> list
             for place, (arm, column, cell) in enumerate(table.grid(), start=1)
             if cell.runs
         }
-        chapters.append(Chapter(title, table, compare(table, contrasts), split(table), anchors))
+        compared = compare(table, contrasts)
+        without = not_computed(table, compared, contrasts)
+        chapters.append(Chapter(title, table, compared, without, split(table), anchors))
     return chapters
 
 
@@ -171,8 +184,10 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
         yield Block("Tuned settings", [_TUNED], chosen)
     planned = [each for each in chapter.comparisons if each.planned]
     explored = [each for each in chapter.comparisons if not each.planned]
-    if planned:
-        yield Block("Contrasts declared in advance", table=comparison_tables.comparisons(planned))
+    if planned or chapter.not_computed:
+        lines = [f"Not computed: {line}." for line in chapter.not_computed]
+        shown = comparison_tables.comparisons(planned) if planned else None
+        yield Block("Contrasts declared in advance", lines, shown)
     if explored:
         single = all(each.difference and each.difference.n <= 1 for each in explored)
         show = comparison_tables.single_pairs if single else comparison_tables.comparisons

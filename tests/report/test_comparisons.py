@@ -65,6 +65,61 @@ def test_a_contrast_that_no_table_has_is_one_line(three, contrast):
         main([str(three), "--contrast", contrast])
 
 
+def test_an_arm_is_not_compared_with_itself(three):
+    with pytest.raises(
+        SystemExit, match=r"^error: contrast=rreg:rreg: an arm is not compared with"
+    ):
+        main([str(three), "--contrast", "rreg:rreg"])
+    write_run(three, "rreg", fan="live")  # two arms of this name
+    with pytest.raises(
+        SystemExit, match=r"^error: contrast=rreg:rreg: an arm is not compared with"
+    ):
+        main([str(three), "--contrast", "rreg:rreg"])
+
+
+def test_a_declared_contrast_that_cannot_be_computed_says_why(tmp_path, caplog):
+    pytest.importorskip("matplotlib", reason="the report's pictures need matplotlib")
+    for seed in range(2):
+        write_run(tmp_path, "rreg", 3, seed, 0.8 + 0.01 * seed)
+        write_run(tmp_path, "random", 3, seed, 0.7)
+    write_run(tmp_path, "xnet", 3, 0, None, failure="diverged")
+    write_run(tmp_path, "lift", 8)
+    for p in (0, 0.1, 0.3):
+        accuracy = 0.6 if p else None
+        write_run(tmp_path, "rewired", 3, 0, accuracy, options={"p": p}, measures={GAP: p})
+    declared = ["rreg:xnet", "lift:rreg", "rewired", "rreg:random"]
+    contrasts = [word for each in declared for word in ("--contrast", each)]
+    main([str(tmp_path), "--out", str(tmp_path / "out"), *contrasts])
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    planned = markdown.split("### Contrasts declared in advance")[1].split("###")[0]
+    expected = [
+        "rreg − xnet at degree 3: xnet has no finished run (1 failed)",
+        "lift − rreg at degree 3: lift has no finished run (none was begun)",
+        "lift − rreg at degree 8: rreg has no finished run (none was begun)",
+        "rewired, along the normalised gap at degree 3: needs three arms with a finished run and "
+        "mostly connected graphs, has 2",
+    ]
+    assert [line for line in planned.splitlines() if line.startswith("Not computed")] == [
+        f"Not computed: {each}." for each in expected
+    ]
+    assert "rreg − random" in planned
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert all(f"<p>Not computed: {each}.</p>" in html for each in expected)
+    assert [record.message for record in caplog.records if "contrast" in record.message] == [
+        f"contrast not computed: vgg16bn on digits: {each}" for each in expected
+    ]
+
+
+def test_a_dial_whose_arms_have_one_gap_has_no_slope_and_says_so(tmp_path):
+    for p in (0.1, 0.3, 1):
+        write_run(tmp_path, "rewired", options={"p": p})
+    table = only(tmp_path)
+    found = comparisons.compare(table, ["rewired"])
+    assert comparisons.not_computed(table, found, ["rewired"]) == [
+        "rewired, along the normalised gap at degree 3: all its arms have the same normalised gap"
+    ]
+
+
 def dial(root, seeds=SEEDS):
     """Accuracy rises by one point for every 0.1 of the gap; blocks (p = 0) are disconnected."""
     for p, gap in ((0, 0.0), (0.1, 0.1), (0.3, 0.2), (0.6, 0.3), (1, 0.4)):
