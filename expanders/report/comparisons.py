@@ -128,9 +128,9 @@ def _differences(table: Table, column: Column, contrasts: Collection[str]) -> li
     known = {arm: table.cell(arm, column).accuracies for arm in table.arms}
     shown = [arm for arm, accuracies in known.items() if accuracies]
     for pair in itertools.combinations(shown, 2):
-        turned = any(_names(contrast, pair[1], pair[0]) for contrast in contrasts)
+        turned = any(_names(table, contrast, pair[1], pair[0]) for contrast in contrasts)
         first, second = reversed(pair) if turned else pair
-        planned = turned or any(_names(contrast, first, second) for contrast in contrasts)
+        planned = turned or any(_names(table, contrast, first, second) for contrast in contrasts)
         difference = paired(known[first], known[second], CONFIDENCE)
         name = _difference_name(first, second)
         place = (name, column, (first, second), difference.p, planned)
@@ -209,7 +209,7 @@ def _without_difference(table: Table, column: Column, contrast: str) -> dict[str
     for pair in itertools.permutations(table.arms, 2):
         cells = {arm: table.cell(arm, column) for arm in pair}
         idle = [arm for arm, cell in cells.items() if not cell.finished]
-        if _names(contrast, *pair) and idle and any(cell.runs for cell in cells.values()):
+        if _names(table, contrast, *pair) and idle and any(cell.runs for cell in cells.values()):
             words = [f"{arm.label} has no finished run ({_counts(cells[arm])})" for arm in idle]
             reasons[_difference_name(*pair)] = ", ".join(words)
     return reasons
@@ -241,13 +241,13 @@ def check_contrasts(tables: Sequence[Table], contrasts: Collection[str]) -> None
     Raises:
         SettingError: with the names that there are.
     """
-    names = {name for t in tables for arm in t.arms for name in (arm.label, arm.graph[0])}
-    pairs = [pair for table in tables for pair in itertools.permutations(table.arms, 2)]
+    names = {name for table in tables for arm in table.arms for name in _names_of(table, arm)}
+    pairs = [(t, *pair) for t in tables for pair in itertools.permutations(t.arms, 2)]
     turning = [dial for table in tables for dial in dials(table)]
     for contrast in contrasts:
         if any(contrast == f"{name}:{name}" for name in names):
             raise SettingError("contrast", contrast, "an arm is not compared with itself")
-        is_pair = any(_names(contrast, first, second) for first, second in pairs)
+        is_pair = any(_names(table, contrast, *pair) for table, *pair in pairs)
         if not is_pair and not any(dial.is_called(contrast) for dial in turning):
             there = f"the arms are {', '.join(sorted(names))}"
             called = ", ".join(sorted({dial.label for dial in turning})) or "none"
@@ -305,10 +305,16 @@ def _slope_name(dial: Dial, measure: Measure) -> str:
     return f"{dial.label}, along the {measure.heading}"
 
 
-def _names(contrast: str, first: Arm, second: Arm) -> bool:
+def _names(table: Table, contrast: str, first: Arm, second: Arm) -> bool:
     """Whether `first:second` is meant; labels may hold colons themselves."""
-    return any(
-        contrast == f"{one}:{two}"
-        for one in (first.label, first.graph[0])
-        for two in (second.label, second.graph[0])
-    )
+    sides = (_names_of(table, arm) for arm in (first, second))
+    return any(contrast == f"{one}:{two}" for one, two in itertools.product(*sides))
+
+
+def _names_of(table: Table, arm: Arm) -> set[str]:
+    """What an arm is called: its label, its graph model, and a dense twin's option."""
+    names = {arm.label, arm.graph[0]}
+    if arm.is_twin:
+        cells = [table.cell(arm, column) for column in table.columns]
+        names |= {run.choices["graph"] for cell in cells for run in cell.runs.values()}
+    return names

@@ -77,7 +77,11 @@ _VARIANCES = (
 _MEASURES = (
     "The normalised gap is 1 − σ2 of the normalised biadjacency matrix; the Ramanujan bound is "
     "√(dL − 1) + √(dR − 1) with the mean degrees. Both are means over the layers whose graph is "
-    "neither kept dense nor complete. Effective parameters lie on a path from input to output."
+    "neither kept dense nor complete. Effective parameters lie on a path from input to output. "
+    "Dead outputs and unused inputs are those of the network, over all its layers: output channels "
+    "that no path from the network's input reaches, and input channels of a layer that do not lead "
+    "to the network's output through it. What the console and graph.json call so for a single "
+    "layer are its channels without any edge, of which there are at most as many."
 )
 
 
@@ -168,7 +172,8 @@ def _overview(
 
 def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[Block]:
     table = chapter.table
-    paragraphs = [_thin(table, column) for column in table.columns]
+    paragraphs = [_only_degree(table)]
+    paragraphs += [_thin(table, column) for column in table.columns]
     if table.differs:
         paragraphs.insert(0, f"What tells this table from its namesakes: {table.differs}.")
     opening = [*filter(None, paragraphs), in_short(chapter.comparisons)]
@@ -200,6 +205,13 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     if pictures:
         yield Block("Pictures", pictures=pictures)
     yield Block("Settings that all runs of this table share", [table.shared], folded=True)
+
+
+def _only_degree(table: Table) -> str:
+    """The degree of a table that has no other, as its rows do not name it."""
+    if table.axis != "degree" or len(table.columns) > 1 or not table.columns[0].label:
+        return ""
+    return f"All sparse networks of this table have {table.columns[0].label}."
 
 
 def _thin(table: Table, column: Column) -> str:

@@ -43,7 +43,12 @@ def test_an_option_of_ones_own_for_the_dense_network_is_a_dense_twin(tmp_path):
     write_run(tmp_path, "rreg", accuracy=0.8)
     folder = write_run(tmp_path, "dense", accuracy=0.9)
     rename_graph(folder, "whole")
-    assert texts(only(tmp_path)) == [["rreg", "80.00"], ["dense twin", "90.00"]]
+    table = only(tmp_path)
+    assert texts(table) == [["rreg", "80.00"], ["dense twin", "90.00"]]
+    for name in ("whole", "dense", "dense twin"):
+        comparisons.check_contrasts([table], [f"rreg:{name}"])
+        (found,) = comparisons.compare(table, [f"rreg:{name}"])
+        assert found.planned
 
 
 def test_a_graph_of_ones_own_called_dense_is_a_graph_model(tmp_path):
