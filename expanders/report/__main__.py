@@ -7,6 +7,7 @@ python -m expanders.report runs --tuned optimizer.lr --tuned init.fan
 
 import argparse
 import importlib.metadata
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from expanders.errors import SettingError
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,6 +71,8 @@ def write(
     report.md     the same in Markdown                   the tables, and one line per run
     figures/      each picture as PNG and SVG
 
+    Warns of contrasts that cannot be computed, with the reason.
+
     Args:
         runs_dir, out: folders.
         contrasts: declared in advance, see `comparisons.compare`.
@@ -91,6 +96,9 @@ def write(
     tables, copies = grid.arrange(records, tuned)
     check_contrasts(tables, contrasts)
     chapters = chapters_of(tables, contrasts)
+    for chapter in chapters:
+        for line in chapter.not_computed:
+            log.warning("contrast not computed: %s: %s", chapter.title, line)
     sections = list(sections_of(chapters, records, [*skipped, *copies], runs_dir, out))
     title = f"Runs in {json_files.printable(str(runs_dir))}"
     compared = [line for c in chapters for line in csv_files.comparisons(c.table, c.comparisons)]

@@ -64,10 +64,22 @@ class Cell:
         return {record.streams: record.accuracy for record in self.finished}
 
     @property
+    def validations(self) -> dict[Streams, float]:
+        """Validation accuracy by seeds, of the finished runs that have one."""
+        known = [(r.streams, r.summary.get(metrics.VAL_ACCURACY)) for r in self.finished]
+        return {streams: value for streams, value in known if value is not None}
+
+    @property
     def validation(self) -> float | None:
         """Mean validation accuracy of the finished runs, if they have any."""
-        known = [record.summary.get(metrics.VAL_ACCURACY) for record in self.finished]
-        return fmean(values) if (values := [v for v in known if v is not None]) else None
+        values = self.validations.values()
+        return fmean(values) if values else None
+
+    @property
+    def failed_share(self) -> float:
+        """Failed runs as a share of those that ended; those to come count for nothing."""
+        failed, finished = len(self.having("failed")), len(self.finished)
+        return failed / (failed + finished) if failed else 0.0
 
     @property
     def disconnected(self) -> bool:

@@ -10,7 +10,14 @@ from urllib.parse import quote
 
 from expanders.report import comparison_tables, figures, tables
 from expanders.report.cells import Arm, Column, Table
-from expanders.report.comparisons import Comparison, Split, compare, in_short, split
+from expanders.report.comparisons import (
+    Comparison,
+    Split,
+    compare,
+    in_short,
+    not_computed,
+    split,
+)
 from expanders.report.entries import plain, points
 from expanders.report.json_files import printable
 from expanders.report.page import Block, Section
@@ -29,6 +36,12 @@ _ACCURACIES = (
     "FLOPs are those of one image and a forward pass, two for a multiply-add. Seconds, speed and "
     "memory are those of the machine that trained; runs that shared it are slower.",
 )
+_TUNED = (
+    "Mean accuracy on the validation images, in percent, of the finished runs of each value; those "
+    "in bold are of the chosen settings. A value of which a larger share of runs failed comes "
+    "after the others, whatever its mean; among equals the mean counts over the seeds that they "
+    "share, or over all runs if they share none."
+)
 _COMPARISONS = (
     "Two arms are compared over pairs of runs with the same seeds, so with the same initial "
     "weights (before pruning), validation images, order of images and augmentation: what such a "
@@ -36,7 +49,9 @@ _COMPARISONS = (
     "uncorrected. It takes the differences for independent and normally distributed, which a "
     "handful of seeds cannot check. Where graphs, init or data order were seeded apart, pairs "
     "share seeds: the differences are averaged over the seeds of each in turn, and the widest of "
-    "the intervals is given, with the number n of its averages.",
+    "the intervals is given, with the number n of its averages. Where each of several graphs met "
+    "each of several starts once, the variance of the mean is (MS graph + MS start − MS rest) / "
+    "number of runs, with Satterthwaite's degrees of freedom, if that interval is wider still.",
     "An arm “is better” if p is at most 0.05. The p of a contrast that was declared in advance is "
     "that of its own test; all other comparisons of a table are exploratory, and their p is "
     "corrected for their number after Holm (1979). “A hint” holds alone, but not among so many. "
@@ -62,17 +77,25 @@ _VARIANCES = (
 _MEASURES = (
     "The normalised gap is 1 − σ2 of the normalised biadjacency matrix; the Ramanujan bound is "
     "√(dL − 1) + √(dR − 1) with the mean degrees. Both are means over the layers whose graph is "
-    "neither kept dense nor complete. Effective parameters lie on a path from input to output."
+    "neither kept dense nor complete. Effective parameters lie on a path from input to output. "
+    "Dead outputs and unused inputs are those of the network, over all its layers: output channels "
+    "that no path from the network's input reaches, and input channels of a layer that do not lead "
+    "to the network's output through it. What the console and graph.json call so for a single "
+    "layer are its channels without any edge, of which there are at most as many."
 )
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """One table with all that follows from it."""
+    """One table with all that follows from it.
+
+    `not_computed` are the contrasts declared in advance that have no comparison, with the reasons.
+    """
 
     title: str
     table: Table
     comparisons: Sequence[Comparison]
+    not_computed: Sequence[str]
     splits: Sequence[Split]
     anchors: tables.Anchors
 
@@ -91,7 +114,9 @@ def chapters_of(found: Sequence[Table], contrasts: Collection[str] = ()) -> list
             for place, (arm, column, cell) in enumerate(table.grid(), start=1)
             if cell.runs
         }
-        chapters.append(Chapter(title, table, compare(table, contrasts), split(table), anchors))
+        compared = compare(table, contrasts)
+        without = not_computed(table, compared, contrasts)
+        chapters.append(Chapter(title, table, compared, without, split(table), anchors))
     return chapters
 
 
@@ -147,7 +172,8 @@ def _overview(
 
 def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[Block]:
     table = chapter.table
-    paragraphs = [_thin(table, column) for column in table.columns]
+    paragraphs = [_only_degree(table)]
+    paragraphs += [_thin(table, column) for column in table.columns]
     if table.differs:
         paragraphs.insert(0, f"What tells this table from its namesakes: {table.differs}.")
     opening = [*filter(None, paragraphs), in_short(chapter.comparisons)]
@@ -160,12 +186,13 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     if (measured := tables.graph_measures(table)) is not None:
         yield Block("The graphs", table=measured)
     if (chosen := tables.tuning(table)) is not None:
-        words = "Accuracy on the validation images, in percent; those in bold chose the settings."
-        yield Block("Tuned settings", [words], chosen)
+        yield Block("Tuned settings", [_TUNED], chosen)
     planned = [each for each in chapter.comparisons if each.planned]
     explored = [each for each in chapter.comparisons if not each.planned]
-    if planned:
-        yield Block("Contrasts declared in advance", table=comparison_tables.comparisons(planned))
+    if planned or chapter.not_computed:
+        lines = [f"Not computed: {line}." for line in chapter.not_computed]
+        shown = comparison_tables.comparisons(planned) if planned else None
+        yield Block("Contrasts declared in advance", lines, shown)
     if explored:
         single = all(each.difference and each.difference.n <= 1 for each in explored)
         show = comparison_tables.single_pairs if single else comparison_tables.comparisons
@@ -178,6 +205,13 @@ def _blocks(chapter: Chapter, pictures: Sequence[figures.Picture]) -> Iterator[B
     if pictures:
         yield Block("Pictures", pictures=pictures)
     yield Block("Settings that all runs of this table share", [table.shared], folded=True)
+
+
+def _only_degree(table: Table) -> str:
+    """The degree of a table that has no other, as its rows do not name it."""
+    if table.axis != "degree" or len(table.columns) > 1 or not table.columns[0].label:
+        return ""
+    return f"All sparse networks of this table have {table.columns[0].label}."
 
 
 def _thin(table: Table, column: Column) -> str:

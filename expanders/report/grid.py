@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal, get_args
 
 from expanders import graphs
@@ -54,8 +55,9 @@ def arrange(
 ) -> tuple[list[Table], list[Skipped]]:
     """The tables that hold all runs, and the runs left out since they repeat another one.
 
-    Runs of a cell that differ in the settings `tuned` only are cut down to those of the value with
-    the best mean validation accuracy.
+    Runs of a cell that differ in the settings `tuned` only are cut down to those of one value: of
+    the values with the smallest share of failed runs, the one with the best mean validation
+    accuracy over the seeds that these values share, or over all their runs if they share none.
     """
     places = _same_streams(places_of(records, tuned))
     needs = {p.graph: p.record.needs for p in places if p.record.needs}
@@ -199,9 +201,28 @@ def _cell(places: Sequence[Place], copies: list[Skipped]) -> Cell:
         cell = candidates.setdefault(each.tuned, Cell(tuned=each.tuned))
         _add(cell, each.record, copies)
     cells = list(candidates.values())
-    chosen = max(cells, key=lambda cell: (cell.validation or -1.0, len(cell.finished)))
+    chosen = _best(cells)
     chosen.rejected = [other for other in cells if other is not chosen]
     return chosen
+
+
+def _best(cells: Sequence[Cell]) -> Cell:
+    """The cell that the validation images choose, as `arrange` says.
+
+    Seeds that failed, or have not run yet, must not make a value look better than it is.
+    """
+    known = [cell for cell in cells if cell.validations]
+    if not known:
+        return max(cells, key=lambda cell: len(cell.finished))
+    least = min(cell.failed_share for cell in known)
+    sound = [cell for cell in known if cell.failed_share == least]
+    shared = set.intersection(*(set(cell.validations) for cell in sound))
+
+    def rank(cell: Cell) -> tuple[float, int]:
+        values = [v for streams, v in cell.validations.items() if not shared or streams in shared]
+        return fmean(values), len(cell.finished)
+
+    return max(sound, key=rank)
 
 
 def _add(cell: Cell, record: RunRecord, copies: list[Skipped]) -> None:

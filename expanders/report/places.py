@@ -17,6 +17,9 @@ Default = tuple[str, str, Any]  # the name of a choice, one of its settings, and
 
 # Seeds tell runs of a cell apart, and choices are taken by name.
 _IGNORED = re.compile(r"(choices|seeds?)(\.|$)")
+_SEEDS = re.compile(r"seeds?(\.|$)")
+# What optimizer and schedule use of the recipe stands there; a definition repeats other settings.
+_NO_SETTINGS = ("recipe.", "choices.", "definition.")
 
 
 class Group(NamedTuple):
@@ -35,7 +38,7 @@ class Place(NamedTuple):
         group: data set, family of models, and all settings that are not named below.
         model, graph: the choice and its own settings.
         degree: the numbers of the degree policy, without the policy's prefix; empty if dense.
-        policy: the policy's name and its settings that are not numbers; empty if dense.
+        policy: the policy's name and its other settings; empty if dense.
         tuned: the settings that were declared to be tuned for each arm.
     """
 
@@ -52,11 +55,14 @@ def places_of(records: Sequence[RunRecord], tuned: Collection[str] = ()) -> list
     """The places of runs; the keys in `tuned` do not tell arms or tables apart.
 
     Raises:
-        SettingError: for a key in `tuned` that no run has.
+        SettingError: for a key in `tuned` that no run has, and for a seed.
     """
-    # What optimizer and schedule use of the recipe stands there.
-    known = {k for r in records for k, _ in _flat(r.config) if not k.startswith("recipe.")}
+    known = {k for r in records for k, _ in _flat(r.config) if not k.startswith(_NO_SETTINGS)}
     for key in tuned:
+        if _SEEDS.match(key):
+            raise SettingError(
+                "tuned", key, "seeds are never tuned: they tell runs of a cell apart"
+            )
         if key not in known:
             raise SettingError("tuned", key, "no run has this setting, as in optimizer.lr")
     settings = _completed(records)
@@ -112,6 +118,7 @@ def _choice(record: RunRecord, key: str) -> str:
 
 def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str]) -> Place:
     choices = record.choices
+    numbers = _numbers(record.config.get("degree", {}))
     cut: dict[str, dict[str, Any]] = defaultdict(dict)
     for key, value in settings.items():
         group, _, rest = key.partition(".")
@@ -124,7 +131,7 @@ def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str
                 cut["graph"][key] = value
         elif group in ("model", "graph"):
             cut[group][rest] = value
-        elif group == "degree" and not _is_number(value):
+        elif group == "degree" and rest not in numbers:
             cut["policy"][key] = value
         elif group != "degree":
             cut["context"][key] = value
@@ -133,7 +140,7 @@ def _place(record: RunRecord, settings: Mapping[str, Any], tuned: Collection[str
             cut["context"][name] = choices[name]
     if "degree" in choices:
         cut["policy"]["degree"] = choices["degree"]
-        cut["degree"] = _numbers(record.config.get("degree", {}))
+        cut["degree"] = numbers
     frozen = {name: tuple(sorted(settings.items())) for name, settings in cut.items()}
     return Place(
         record=record,

@@ -305,5 +305,6 @@ def _streams(config: Mapping[str, Any], wiring: GraphFile) -> Streams:
     if "graph" not in config:
         raise Unreadable("config.json is not that of a run: it has no settings of its graph")
     graph, init, data = whole
-    drawn = _is_wired(choices) and "graph" in (wiring.streams or ("graph",))
+    may_draw = wiring.streams is None or "graph" in wiring.streams
+    drawn = _is_wired(choices) and may_draw
     return Streams(graph if drawn else None, init, data)

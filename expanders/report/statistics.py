@@ -1,5 +1,6 @@
 """Means, paired differences, slopes and components of variance, of accuracies by seeds."""
 
+import itertools
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ class Difference(NamedTuple):
     Attributes:
         mean: of the differences; None without pairs.
         low, high: t confidence interval of the mean; None below two pairs, or if all are equal.
-        p: of the two-sided paired t test; None where there is no interval.
+        p: of the two-sided t test that belongs to it; None where there is no interval.
         n: number of differences, after averaging over what they share.
         pinned: names of the streams that have one seed in all pairs, while another varies.
     """
@@ -84,8 +85,10 @@ def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> D
     independent differences, and pairs that share the seed of a stream are not. Where one stream's
     seeds meet several of another's, the differences are averaged over the seeds of each stream in
     turn, and the widest of the intervals of these averages is taken: each of them leaves out the
-    variance from the streams that all averages share. Where one side draws no graph (a dense
-    network, a wiring by magnitude), all graphs of one start are paired with its run.
+    variance from the streams that all averages share. If each seed of one stream meets each of
+    another's once, the interval with the variance of both is taken where it is wider still, see
+    `_crossed_interval`. Where one side draws no graph (a dense network, a wiring by magnitude),
+    all graphs of one start are paired with its run.
     """
     drawn = [any(s.graph is not None for s in each) for each in (first, second)]
     differences: dict[Streams, float] = {}
@@ -102,6 +105,10 @@ def paired(first: Accuracies, second: Accuracies, confidence: float = 0.95) -> D
         averages = [statistics.fmean(group) for group in groups.values()]
         candidates.append(_interval(averages, confidence))
     widest = max(candidates, key=lambda each: (each.n > 1, _width(each), -each.n))
+    if (table := _complete_table(differences)) is not None:
+        both = _crossed_interval(table, confidence)
+        if _width(both) > _width(widest):
+            widest = both._replace(n=widest.n)
     return widest._replace(pinned=_pinned(list(differences)))
 
 
@@ -148,6 +155,38 @@ def _interval(differences: Sequence[float], confidence: float) -> Difference:
     test = stats.ttest_1samp(differences, 0)
     low, high = test.confidence_interval(confidence)
     return Difference(mean, float(low), float(high), float(test.pvalue), n)
+
+
+def _complete_table(differences: Accuracies) -> NDArray[np.float64] | None:
+    """Differences by the seeds of two streams, each of the one with each of the other once."""
+    for first, second in itertools.combinations(Streams._fields, 2):
+        cells = {(getattr(s, first), getattr(s, second)): v for s, v in differences.items()}
+        rows, columns = (list(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
+        is_complete = len(cells) == len(differences) == len(rows) * len(columns)
+        if is_complete and min(len(rows), len(columns)) > 1:
+            return np.array([[cells[row, column] for column in columns] for row in rows])
+    return None
+
+
+def _crossed_interval(table: NDArray[np.float64], confidence: float) -> Difference:
+    """The t interval of the mean of an r x c table with random rows and columns.
+
+    The variance of the mean is estimated by (MS_rows + MS_columns - MS_rest) / (r c), with the
+    mean squares of `two_way`; MS_rows and MS_columns count as MS_rest where they are smaller. Its
+    degrees of freedom are those of Satterthwaite (Biometrics Bulletin, 1946).
+    """
+    r, c = table.shape
+    parts = two_way(table)
+    ms_rows, ms_columns = c * parts.first + parts.rest, r * parts.second + parts.rest
+    total = ms_rows + ms_columns - parts.rest
+    mean, sd = float(table.mean()), (total / (r * c)) ** 0.5
+    if sd <= 1e-12:
+        return Difference(mean, None, None, None, table.size)
+    squares = ms_rows**2 / (r - 1) + ms_columns**2 / (c - 1)
+    freedom = total**2 / (squares + parts.rest**2 / ((r - 1) * (c - 1)))
+    half = sd * float(stats.t.ppf((1 + confidence) / 2, freedom))
+    p = 2 * float(stats.t.sf(abs(mean) / sd, freedom))
+    return Difference(mean, mean - half, mean + half, p, table.size)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

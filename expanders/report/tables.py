@@ -68,12 +68,8 @@ def tuning(table: Table) -> TextTable | None:
     tuned = sorted({own.tuned for own in cells}, key=repr)
 
     def entries(arm: Arm, column: Column, cell: Cell) -> list[Entry]:
-        values = {own.tuned: own.validation for own in (cell, *cell.rejected)}
-        found = [(each, values.get(each)) for each in tuned]
-        return [
-            Entry((NONE if value is None else points(value),), best=each == cell.tuned)
-            for each, value in found
-        ]
+        own = {each.tuned: each for each in (cell, *cell.rejected)}
+        return [replace(_tried(own.get(each, Cell())), best=each == cell.tuned) for each in tuned]
 
     return _by_cell(table, ["", "wiring", *map(text, tuned)], entries) if tuned else None
 
@@ -131,6 +127,13 @@ def highest(table: Table, column: Column) -> list[Arm]:
     cells = {arm: list(table.cell(arm, column).accuracies.values()) for arm in table.sparse}
     means = {arm: describe(values).mean for arm, values in cells.items() if values}
     return [arm for arm in means if len(means) > 1 and means[arm] == max(means.values())]
+
+
+def _tried(cell: Cell) -> Entry:
+    """The mean validation accuracy of one value of the tuned settings, and how many runs failed."""
+    accuracy = NONE if cell.validation is None else points(cell.validation)
+    failed = len(cell.having("failed"))
+    return Entry((accuracy, f"{failed} failed") if failed else (accuracy,))
 
 
 def _link(anchors: Anchors, arm: Arm, column: Column) -> str:

@@ -95,7 +95,7 @@ def write_run(
             size["params/dense"] = live
         size |= {"graph/effective_parameters": live - 1000, "seconds": 12.5}
         values = size | (no_gap if dense else gap | (measures or {}))
-        scores = {"test/accuracy": accuracy, "val/accuracy": val or accuracy}
+        scores = {"test/accuracy": accuracy, "val/accuracy": accuracy if val is None else val}
         write_summary(folder, scores | {"best_epoch": epochs, **values}, run_digest(config))
     elif failure is not None:
         _json(folder / "failure.json", {"error": failure, "traceback": "Traceback ..."})

@@ -7,6 +7,7 @@ from expanders.report import comparison_tables, comparisons, content, tables
 from expanders.report.__main__ import main
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
+from expanders.runs.folders import run_digest, write_summary
 from tests.report.run_folders import change, write_run
 
 GAP = "graph/normalised_gap_mean"
@@ -62,6 +63,61 @@ def test_declared_contrasts_have_a_table_of_their_own(three, tmp_path):
 def test_a_contrast_that_no_table_has_is_one_line(three, contrast):
     with pytest.raises(SystemExit, match=r"^error: contrast=.*is in no table; the arms are .*rreg"):
         main([str(three), "--contrast", contrast])
+
+
+def test_an_arm_is_not_compared_with_itself(three):
+    with pytest.raises(
+        SystemExit, match=r"^error: contrast=rreg:rreg: an arm is not compared with"
+    ):
+        main([str(three), "--contrast", "rreg:rreg"])
+    write_run(three, "rreg", fan="live")  # two arms of this name
+    with pytest.raises(
+        SystemExit, match=r"^error: contrast=rreg:rreg: an arm is not compared with"
+    ):
+        main([str(three), "--contrast", "rreg:rreg"])
+
+
+def test_a_declared_contrast_that_cannot_be_computed_says_why(tmp_path, caplog):
+    pytest.importorskip("matplotlib", reason="the report's pictures need matplotlib")
+    for seed in range(2):
+        write_run(tmp_path, "rreg", 3, seed, 0.8 + 0.01 * seed)
+        write_run(tmp_path, "random", 3, seed, 0.7)
+    write_run(tmp_path, "xnet", 3, 0, None, failure="diverged")
+    write_run(tmp_path, "lift", 8)
+    for p in (0, 0.1, 0.3):
+        accuracy = 0.6 if p else None
+        write_run(tmp_path, "rewired", 3, 0, accuracy, options={"p": p}, measures={GAP: p})
+    declared = ["rreg:xnet", "lift:rreg", "rewired", "rreg:random"]
+    contrasts = [word for each in declared for word in ("--contrast", each)]
+    main([str(tmp_path), "--out", str(tmp_path / "out"), *contrasts])
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    planned = markdown.split("### Contrasts declared in advance")[1].split("###")[0]
+    expected = [
+        "rreg − xnet at degree 3: xnet has no finished run (1 failed)",
+        "lift − rreg at degree 3: lift has no finished run (none was begun)",
+        "lift − rreg at degree 8: rreg has no finished run (none was begun)",
+        "rewired, along the normalised gap at degree 3: needs three arms with a finished run and "
+        "mostly connected graphs, has 2",
+    ]
+    assert [line for line in planned.splitlines() if line.startswith("Not computed")] == [
+        f"Not computed: {each}." for each in expected
+    ]
+    assert "rreg − random" in planned
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert all(f"<p>Not computed: {each}.</p>" in html for each in expected)
+    assert [record.message for record in caplog.records if "contrast" in record.message] == [
+        f"contrast not computed: vgg16bn on digits: {each}" for each in expected
+    ]
+
+
+def test_a_dial_whose_arms_have_one_gap_has_no_slope_and_says_so(tmp_path):
+    for p in (0.1, 0.3, 1):
+        write_run(tmp_path, "rewired", options={"p": p})
+    table = only(tmp_path)
+    found = comparisons.compare(table, ["rewired"])
+    assert comparisons.not_computed(table, found, ["rewired"]) == [
+        "rewired, along the normalised gap at degree 3: all its arms have the same normalised gap"
+    ]
 
 
 def dial(root, seeds=SEEDS):
@@ -231,9 +287,75 @@ def test_validation_images_choose_a_tuned_setting_in_each_cell(tmp_path):
     assert tables.tuning(found[0]) is None
 
 
-@pytest.mark.parametrize("key", ["optimizer.lrr", "recipe.lr"])
+def tried(root, lr, validations):
+    """Runs of seeds 0, 1, ... at a learning rate; None stands for a run that failed."""
+    for seed, val in enumerate(validations):
+        accuracy, failure = (0.8, None) if val is not None else (None, "diverged")
+        write_run(root, "rreg", 3, seed, accuracy, lr=lr, val=val, failure=failure)
+
+
+def chosen(root):
+    table = only(root, ["optimizer.lr"])
+    return dict(table.cell(table.arms[0], table.columns[0]).tuned)["optimizer.lr"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "better"),
+    [
+        ([0.9] * 5, [0.905, None, None, None, None], "first"),  # the rest of the second diverged
+        ([0.9] * 4 + [None], [0.905, None, None, None, None], "first"),
+        ([0.9, 0.8, 0.8], [0.89, 0.79, 0.79, 0.99, 0.99], "first"),  # on the seeds of both
+        ([0.9, 0.8, 0.8], [0.91, 0.81, 0.81, 0.1, 0.1], "second"),
+        ([0.9, None], [0.1, 0.1], "second"),
+        ([None, None], [0.1, None], "second"),
+    ],
+)
+def test_a_tuned_value_does_not_win_by_the_seeds_that_it_lost_or_has_not_run(
+    tmp_path, first, second, better
+):
+    tried(tmp_path, 0.1, first)
+    tried(tmp_path, 1.0, second)
+    assert chosen(tmp_path) == {"first": 0.1, "second": 1.0}[better]
+
+
+def test_a_tuned_value_that_failed_does_not_thin_out_the_seeds_of_the_others(tmp_path):
+    tried(tmp_path, 0.01, [0.9, 0.8, 0.8])
+    tried(tmp_path, 0.02, [0.8, 0.9, 0.9])
+    tried(tmp_path, 1.0, [0.99, None, None])
+    assert chosen(tmp_path) == 0.02
+    table = only(tmp_path, ["optimizer.lr"])
+    (row,) = tables.tuning(table).rows
+    assert [entry.lines for entry in row[2:]] == [("83.33",), ("86.67",), ("99.00", "2 failed")]
+
+
+def test_tuned_values_without_common_seeds_are_compared_over_all(tmp_path):
+    tried(tmp_path, 0.1, [0.9])
+    write_run(tmp_path, "rreg", 3, 7, 0.8, lr=1.0, val=0.95)
+    assert chosen(tmp_path) == 1.0
+
+
+def test_a_validation_accuracy_of_zero_is_one(tmp_path):
+    tried(tmp_path, 0.1, [0.0])
+    tried(tmp_path, 1.0, [0.9, 0.9])
+    for record in read_records(tmp_path)[0]:
+        if record.config["optimizer"]["lr"] == 1.0:  # of a version that wrote none
+            summary = read_sealed(record.folder / "summary.json")
+            del summary["val/accuracy"]
+            write_summary(record.folder, summary, run_digest(record.config))
+    assert chosen(tmp_path) == 0.1
+
+
+@pytest.mark.parametrize(
+    "key", ["optimizer.lrr", "recipe.lr", "choices.graph", "definition.epochs"]
+)
 def test_a_tuned_setting_that_no_run_has_is_one_line(three, key):
     with pytest.raises(SystemExit, match=rf"^error: tuned={key}: .*no run"):
+        main([str(three), "--tuned", key])
+
+
+@pytest.mark.parametrize("key", ["seed", "seeds.graph"])
+def test_seeds_are_never_tuned(three, key):
+    with pytest.raises(SystemExit, match=rf"^error: tuned={key}: seeds are never tuned"):
         main([str(three), "--tuned", key])
 
 

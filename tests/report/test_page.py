@@ -58,6 +58,14 @@ def test_a_dense_twin_that_was_not_asked_for_is_not_missing(tmp_path):
     assert [cell.strip() for cell in row.split("|")[2:-1]] == ["2", "2", "0", "0", "0"]
 
 
+def test_the_only_degree_of_a_table_is_said_and_so_is_what_a_dead_output_is(tmp_path):
+    write_run(tmp_path, "rreg", 8)
+    page = write(tmp_path, tmp_path / "report")
+    markdown = (page.parent / "report.md").read_text()
+    assert "All sparse networks of this table have degree 8." in markdown
+    assert "output channels that no path from the network's input reaches" in markdown
+
+
 def test_everything_is_written(report):
     names = {path.name for path in report.iterdir()}
     assert names == {

@@ -37,6 +37,13 @@ def test_pinned_streams_and_dense_networks(tmp_path):
     assert only(tmp_path / "dense").streams == Streams(None, 1, 1)
 
 
+def test_a_wiring_that_depends_on_no_seed_has_no_graph_seed_and_one_not_known_has(tmp_path):
+    folder = write_run(tmp_path, "circulant", seed=1, streams=())
+    assert only(tmp_path).streams == Streams(None, 1, 1)
+    (folder / "graph.json").unlink()
+    assert only(tmp_path).streams == Streams(1, 1, 1)
+
+
 def test_failed_and_unfinished_runs(tmp_path):
     write_run(tmp_path, seed=0, accuracy=None, failure="the loss\nbecame nan")
     write_run(tmp_path, seed=1, accuracy=None)

@@ -70,9 +70,10 @@ def test_pairs_too_few_or_without_spread_have_no_interval():
 
 
 def test_pairs_that_share_a_seed_are_averaged():
-    """Two initializations, each with three graphs: two independent pairs, not six."""
+    """Two initializations with two and three graphs: two independent pairs, not five."""
     first = crossed([[0.5, 0.9], [0.6, 0.9], [0.7, 0.9]])
     second = crossed([[0.4, 0.5], [0.4, 0.5], [0.4, 0.5]])
+    del first[Streams(1, 0, 0)]
     difference = paired(first, second)
     expected = stats.ttest_1samp([0.2, 0.4], 0)
     assert difference.n == 2
@@ -112,6 +113,45 @@ def test_crossed_seeds_find_no_difference_where_there_is_none(graph_sd, start_sd
 
     tests = [paired(model(), dense() if with_dense else model()).p for _ in range(400)]
     assert sum(p is not None and p <= 0.05 for p in tests) <= 0.085 * 400
+
+
+def test_many_crossed_seeds_find_no_difference_where_graph_and_start_matter_alike():
+    """The variance from graphs and that from starts both count: one alone rejects 8 to 9 %."""
+    rng = np.random.default_rng(1)
+    nothing = crossed(np.zeros((8, 8)))
+
+    def differences():
+        graphs, starts = rng.standard_normal((8, 1)), rng.standard_normal((1, 8))
+        return crossed(graphs + starts + 0.7 * rng.standard_normal((8, 8)))
+
+    tests = [paired(differences(), nothing).p for _ in range(400)]
+    assert sum(p <= 0.05 for p in tests) <= 0.065 * 400
+
+
+def test_the_interval_of_a_complete_table_has_the_variance_of_both_factors():
+    """Rows and columns rise by 1 each, with variance 6; the rest is ±0.5."""
+    steps = np.arange(8.0)
+    table = steps[:, None] + steps + 0.5 * np.outer([1, -1] * 4, [1, -1] * 4)
+    nothing = np.zeros((8, 8))
+    found = paired(crossed(table), crossed(nothing))
+    ms_rows = ms_columns = 8 * 6.0
+    ms_rest = 64 * 0.25 / 49
+    total = ms_rows + ms_columns - ms_rest
+    freedom = total**2 / (ms_rows**2 / 7 + ms_columns**2 / 7 + ms_rest**2 / 49)
+    expected = stats.t(freedom, loc=7, scale=(total / 64) ** 0.5)
+    assert (found.low, found.high) == pytest.approx(expected.interval(0.95))
+    assert found.p == pytest.approx(2 * expected.cdf(0))
+    assert (found.mean, found.n) == (pytest.approx(7), 8)
+    # With a run missing, and with a factor that does not matter, one of the averages has it all.
+    runs = crossed(table)
+    del runs[Streams(0, 0, 0)]
+    averages = [np.mean([v for s, v in runs.items() if s.graph == graph]) for graph in range(8)]
+    one_way = stats.ttest_1samp(averages, 0).confidence_interval(0.95)
+    found = paired(runs, crossed(nothing))
+    assert (found.low, found.high) == pytest.approx(tuple(one_way))
+    found = paired(crossed(nothing + steps), crossed(nothing))
+    one_way = stats.ttest_1samp(steps, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(one_way))
 
 
 def test_holm_by_hand():

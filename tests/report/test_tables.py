@@ -43,7 +43,12 @@ def test_an_option_of_ones_own_for_the_dense_network_is_a_dense_twin(tmp_path):
     write_run(tmp_path, "rreg", accuracy=0.8)
     folder = write_run(tmp_path, "dense", accuracy=0.9)
     rename_graph(folder, "whole")
-    assert texts(only(tmp_path)) == [["rreg", "80.00"], ["dense twin", "90.00"]]
+    table = only(tmp_path)
+    assert texts(table) == [["rreg", "80.00"], ["dense twin", "90.00"]]
+    for name in ("whole", "dense", "dense twin"):
+        comparisons.check_contrasts([table], [f"rreg:{name}"])
+        (found,) = comparisons.compare(table, [f"rreg:{name}"])
+        assert found.planned
 
 
 def test_a_graph_of_ones_own_called_dense_is_a_graph_model(tmp_path):
@@ -167,6 +172,23 @@ def test_runs_with_other_settings_never_share_a_cell(tmp_path):
         ("epochs=4, degree.budget=equal", "90.00"),
         ("epochs=4, degree.budget=paper", "90.00"),
     ]
+
+
+def test_other_numbers_of_a_degree_policy_than_its_value_tell_tables_apart(tmp_path):
+    for floor, accuracy in ((1, 0.7), (20, 0.9)):
+        path = write_run(tmp_path / f"{floor}", accuracy=accuracy) / "config.json"
+        config = read_sealed(path)
+        config["degree"]["floor"] = floor
+        config["definition"]["degree"] = {"value": 3} | ({"floor": 20} if floor == 20 else {})
+        change(path, **config)
+        write_summary(path.parent, read_sealed(path.with_name("summary.json")), run_digest(config))
+    found, copies = arranged(tmp_path)
+    assert copies == []
+    assert [(table.differs, texts(table)[0]) for table in found] == [
+        ("degree.floor=1", ["rreg", "70.00"]),
+        ("degree.floor=20", ["rreg", "90.00"]),
+    ]
+    assert {table.columns[0].label for table in found} == {"degree 3"}
 
 
 def test_options_of_a_graph_model_are_rows_in_order_of_their_numbers(tmp_path):
