@@ -87,6 +87,20 @@ def build(project: str, entity: str) -> Any:
     except ImportError:
         remedy = "the dashboard needs it: python -m pip install wandb-workspaces"
         raise SettingError("wandb-workspaces", "missing", remedy) from None
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            workspaces.Section(name=name, panels=each, is_open=True)
+            for name, each in _sections(panels).items()
+        ],
+        settings=workspaces.WorkspaceSettings(x_axis=metrics.EPOCH, max_runs=100),
+    )
+
+
+def _sections(panels: Any) -> dict[str, list[Any]]:
+    """The panels of each section, made by the package's module of panels."""
     accuracy = panels.SummaryMetric(metrics.TEST_ACCURACY)
     degree = panels.Config("degree.value")
 
@@ -112,7 +126,7 @@ def build(project: str, entity: str) -> Any:
             groupby_rangefunc="minmax",
         )
 
-    sections = {
+    return {
         "Accuracy by graph and degree": [
             bars("by cell", "Group"),
             bars("by graph", panels.Config("choices.graph")),
@@ -138,16 +152,6 @@ def build(project: str, entity: str) -> Any:
         ],
         "Layers": [panels.WeavePanelSummaryTable(table_name=metrics.LAYERS)],
     }
-    return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name=NAME,
-        sections=[
-            workspaces.Section(name=name, panels=each, is_open=True)
-            for name, each in sections.items()
-        ],
-        settings=workspaces.WorkspaceSettings(x_axis=metrics.EPOCH, max_runs=100),
-    )
 
 
 def specification(workspace: Any) -> dict[str, Any]:
