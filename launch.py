@@ -56,7 +56,7 @@ _IN_A_NAME = r"^SettingError raised while resolving interpolation: (.*?)( full_k
 # Of `model=null` and alike; Hydra has no exception of its own for it.
 _NO_OPTION = "Config group override must be a string or a list."
 _NO_KEY = r"Could not override '([^']+)'"
-_NO_VARIABLE = r"Interpolation key '(.*?)' not found"
+_NO_VARIABLE = r"Interpolation key '(.*?)' not found full_key: (\S+)"
 _TWO_MODES = "Only one of --run"
 # Of Hydra's own plugins, those that are packages of their own.
 _PLUGIN = r"hydra/(launcher|sweeper)/(ax|joblib|nevergrad|optuna|ray|submitit)\b(?!_)"
@@ -187,10 +187,10 @@ def one_line(error: BaseException) -> str:
         text = f"{group}={name}: no such option; {remedy}"
     elif isinstance(error, OmegaConfBaseException) and (missing := re.search(_MISSING, text)):
         text = f"{missing[1]}: must be given, as {missing[1]}=VALUE"
-    elif unknown := re.match(_NO_KEY, text):
+    elif (unknown := re.match(_NO_KEY, text)) and "/" not in unknown[1]:
         text = _unknown_key(unknown[1], text)
     elif missing := re.match(_NO_VARIABLE, text):
-        text = f"${{{missing[1]}}}: no such setting; write \\${{ for a text with ${{"
+        text = f"{missing[2]}: ${{{missing[1]}}} is no setting that there is"
     elif text.startswith(_TWO_MODES):
         text = "--cfg and --info are of one run: leave out -m, and the lists of values"
     elif text.startswith(_NO_OPTION):

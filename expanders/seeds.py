@@ -6,7 +6,7 @@ not depend on what was drawn before it, on other layers, on the process or on th
 
 import hashlib
 from collections.abc import Mapping
-from numbers import Integral
+from operator import index
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -44,11 +44,15 @@ def derive(seed: int, name: Name, *names: str | int) -> int:
     raises ValueError: a misspelt one would otherwise be a new stream. A seed that is no whole
     number of at least 0 raises SettingError.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+    try:
+        number = -1 if isinstance(seed, bool) else index(seed)
+    except TypeError:
+        number = -1
+    if number < 0:
         raise SettingError("seed", seed, "give a whole number, 0 or more")
     if name not in get_args(Name):
         raise ValueError(f"no random stream is called {name!r}; there are {get_args(Name)}")
-    digest = hashlib.sha256(repr((int(seed), name, *names)).encode()).digest()
+    digest = hashlib.sha256(repr((number, name, *names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -61,10 +61,12 @@ def _export(options: argparse.Namespace) -> None:
     path = options.output or folder / f"network{suffix}"
     if not path.parent.is_dir() or path.is_dir():
         raise SettingError("output", path, "must be a file in a folder that exists")
-    ending = Path(f"network{suffix}").suffix
-    if path.suffix != ending:
-        raise SettingError("output", path, f"the name of a file of format {form} ends in {ending}")
-    if path.name in (BEST, *CHECKPOINTS):
+    endings = {name: Path(f"network{each}").suffix for name, each in SUFFIXES.items()}
+    others = {*endings.values()} - {endings[form]}
+    if path.suffix in others or (form == "c" and path.suffix != ".c"):
+        remedy = f"the name of a file of format {form} ends in {endings[form]}"
+        raise SettingError("output", path, remedy)
+    if path.name in (BEST, *CHECKPOINTS) and path.exists():
         raise SettingError("output", path, "is a run's checkpoint; choose another name")
 
     from expanders.export import comparison, network, writing  # take seconds

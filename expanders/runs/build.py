@@ -160,13 +160,13 @@ def network(
     from another, has the edges of the network that was `trained`.
     """
     config, instantiate = request.config, request.instantiate
-    seed = config.stream_seed("init")
+    start = config.stream_seed("init")
     with torch.random.fork_rng(devices=[]):  # for the values that `initialize` leaves as they are
-        torch.default_generator.manual_seed(derive(seed, "init"))
+        torch.default_generator.manual_seed(derive(start, "init"))
         blueprint, model = dense_network(config.model, images.source.num_classes, instantiate)
     if images.side is not None:
         check_size(model, images.side, images.crop)
-    initialize(model, seed)
+    initialize(model, start)
     skip, measures = config.model["skip"], config.graph["measures"]
     granularity = config.graph["granularity"]
     graph, degree = instantiate(graph_node(config)), instantiate(config.degree)
@@ -179,7 +179,7 @@ def network(
 
     wiring = request.team.from_writer(drawn) if trained is None else trained.wiring
     if config.init["redraw"]:
-        initialize(model, config.stream_seed("init"), "redraw")
+        initialize(model, start, "redraw")
     fan = config.init["fan"]
     report = wire(model, wiring, fan=fan, measures=measures, execution=config.execution)
     if config.checkpoint is not None and trained is None:

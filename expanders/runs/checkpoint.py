@@ -183,7 +183,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
 
 
 def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise what `load_state` would; for a model on the meta device, whatever its graphs."""
+    """Raise what `load_state` would."""
     own = model.state_dict()
     remedy = "build the model with the options that the checkpoint was trained with"
     for name in [*own, *state]:
@@ -195,11 +195,7 @@ def check_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         elif own[name].shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)}, in the model {tuple(own[name].shape)}"
             difference = f"{name} has shape {shapes}"
-        elif (
-            name.endswith("edges")
-            and not own[name].is_meta
-            and not torch.equal(own[name].cpu(), state[name].cpu())
-        ):
+        elif name.endswith("edges") and not torch.equal(own[name].cpu(), state[name].cpu()):
             difference = f"{name} is another graph (another seed or graph model)"
         if difference is not None:
             raise SettingError("checkpoint", path, f"does not fit: {difference}; {remedy}")

@@ -35,7 +35,7 @@ from expanders.runs.predecessor import read_predecessor
 from expanders.runs.settings import Config, Instantiate, Node
 from expanders.runs.tracking import WandbSettings
 from expanders.training.device import choose_device
-from expanders.wiring.draw import Method, Task, Wiring, WiringMethod, draw
+from expanders.wiring.draw import Method, Task, WiringMethod, draw
 from expanders.wiring.wire import swap
 
 
@@ -74,9 +74,9 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
     graph = instantiate(graph_node(config))
     if isinstance(graph, Method) and config.start_from is None:
         images.check_sample(graph.images)
-    wiring = _wiring(config, _shapes(*model), instantiate)
-    if config.checkpoint is not None and begins and not isinstance(graph, Method):
-        _check_checkpoint(config.checkpoint, _shapes(*model), wiring)
+    _check_wiring(config, _shapes(*model), instantiate)
+    if config.checkpoint is not None and config.start_from is None and begins:
+        _check_checkpoint(config, _shapes(*model), instantiate)
     _, schedule = optimization(config, _shapes(*model), instantiate)
     if before is not None:
         before.check_schedule(schedule)
@@ -106,15 +106,15 @@ def _check_size(
         check_size(dense_network(json.loads(model), num_classes, instantiate)[1], side, crop)
 
 
-def _wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> Wiring:
-    """As many edges for every layer as it would get; none where a method chooses them."""
+def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:
+    """Whether every layer can have the edges that it would get."""
     node, degree = graph_node(config), instantiate(config.degree)
     graph: WiringMethod = instantiate(node)
     if isinstance(graph, Method):
         chosen: WiringMethod = _Unscored(graph.name)
     else:
         chosen = graph if is_dense(graph) else _once_a_size(graph, node, instantiate)
-    return draw(
+    draw(
         model,
         chosen,
         lambda network, _: degree(network, graph),
@@ -123,11 +123,24 @@ def _wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> Wirin
     )
 
 
-def _check_checkpoint(path: str, dense: nn.Module, wiring: Wiring) -> None:
-    """Whether a checkpoint fits the network, as far as this can be known without its graphs."""
-    model = copy.deepcopy(dense).to("meta")
-    swap(model, wiring)
-    checkpoint.check_state(model, checkpoint.read(path)["state"], path)
+def _check_checkpoint(config: Config, dense: nn.Module, instantiate: Instantiate) -> None:
+    """Whether the run's checkpoint can be read, and fits a network with the run's own graphs."""
+    assert config.checkpoint is not None
+    state = checkpoint.read(config.checkpoint)["state"]
+    graph: WiringMethod = instantiate(graph_node(config))
+    if isinstance(graph, Method):  # its edges are known when it has seen weights and images
+        return
+    skip, granularity = config.model["skip"], config.graph["granularity"]
+    seed, degree = config.stream_seed("graph"), instantiate(config.degree)
+    model = copy.deepcopy(dense).to_empty(device="cpu")
+    swap(model, draw(dense, graph, degree, seed, skip=skip, granularity=granularity))
+    checkpoint.check_state(model, state, config.checkpoint)
+
+
+def forget() -> None:
+    """Drop what checks of other runs could share."""
+    for shared in (_shapes, _check_size, _drawn):
+        shared.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ class Predecessor:
         folder: of that run; nothing in it is changed.
         saved: its last checkpoint.
         best: the content of its best.pt.
-        rescheduled: whether the new run has another schedule, or other settings of it.
+        rescheduled: how the new run's schedule differs, in words; empty if it does not.
     """
 
     folder: Path
     saved: Saved
     best: Mapping[str, Any]
-    rescheduled: bool
+    rescheduled: str
 
     def start(self, trainer: Trainer, checkpoints: Checkpoints) -> None:
         """Fill the trainer, and write the checkpoints of a run that has come so far.
@@ -74,7 +74,8 @@ class Predecessor:
         if self.rescheduled and not (
             is_function and "lr_lambdas" in self.saved.content["training"]["schedule"]
         ):
-            remedy = "start_from changes schedules of expanders and other LambdaLRs only; keep it"
+            what = f"start_from cannot change it ({self.rescheduled})"
+            remedy = f"{what}, but schedules of expanders and other LambdaLRs only"
             raise SettingError("schedule", type(schedule).__name__, remedy)
 
 
@@ -115,5 +116,6 @@ def read_predecessor(folder: Path, record: Mapping[str, Any]) -> Predecessor:
     if record["epochs"] <= trained:
         remedy = f"{folder} has trained {trained}; choose more"
         raise SettingError("epochs", record["epochs"], remedy)
-    rescheduled = any(key.startswith(("schedule.", "choices.schedule")) for key in differing)
+    keys = ("schedule.", "choices.schedule")
+    rescheduled = "; ".join(text for key, text in differing.items() if key.startswith(keys))
     return Predecessor(folder, Saved(last, content), best, rescheduled)

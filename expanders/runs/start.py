@@ -56,12 +56,17 @@ def run(
     with ExitStack() as stack:
         check_lock = _no_lock  # the other processes write nothing
 
+        def check_settings() -> None:
+            with _unheard():  # the run itself will say it
+                dry_run.check(config, record, folder, instantiate)
+            dry_run.forget()
+
         def opened() -> Node | None:
             nonlocal check_lock
             if folders.state(folder) == State.NEW:  # what cannot begin leaves nothing behind
-                with _unheard():  # the run itself will say it
-                    dry_run.check(config, record, folder, instantiate)
-            done, check_lock = stack.enter_context(_folder(folder, record, config.restart))
+                check_settings()
+            opening = _folder(folder, record, config.restart, check_settings)
+            done, check_lock = stack.enter_context(opening)
             return done
 
         done = team.from_writer(opened)
@@ -82,7 +87,7 @@ def run(
 
 def _remark(folder: Path, restart: bool) -> str:
     """What a dry run adds to the state of a run."""
-    if restart and folders.state(folder) != State.NEW:
+    if restart and folders.state(folder) not in (State.NEW, State.RUNNING):
         return "; restart=true would train again"
     reason = folders.failure(folder)
     return f"; tried again, it failed before: {reason}" if reason else ""
@@ -105,9 +110,11 @@ def _no_lock() -> None:
 
 @contextmanager
 def _folder(
-    folder: Path, record: Node, restart: bool
+    folder: Path, record: Node, restart: bool, check_settings: Callable[[], None]
 ) -> Iterator[tuple[Node | None, Callable[[], None]]]:
     """Keep all other processes from writing into a run's folder.
+
+    Where a run starts over, `check_settings` raises before its results are removed.
 
     Yields:
         The summary if the run is done, or None; and what raises if the folder is another's by now.
@@ -118,6 +125,7 @@ def _folder(
         return
     with locked(folder) as lock, folders.logging_to(folder):
         if restart and not lock.requeued:
+            check_settings()
             folders.clear(folder)
         done = folders.summary(folder, run)
         if done is None:
@@ -128,7 +136,8 @@ def _folder(
 def check(plain: Node, choices: Mapping[str, str], folder: Path, instantiate: Instantiate) -> None:
     """Raise the error that would end this run before its first step, if there is one; see `run`."""
     config, _, record = described(plain, choices, instantiate)
-    dry_run.check(config, record, folder, instantiate)
+    with _unheard():
+        dry_run.check(config, record, folder, instantiate)
 
 
 def objective_of(summary: Node, name: str) -> float:

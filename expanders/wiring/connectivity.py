@@ -39,7 +39,7 @@ def measure(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float |
     network, layers = _channel_network(model)
     sample = torch.ones(1, *input_shape, dtype=torch.float64, requires_grad=True)
     with torch.enable_grad(), linear_functions():
-        network(sample).sum().backward()
+        network(sample.clone()).sum().backward()  # it may be changed in place
     for layer in layers:
         layer.counts = True
     with torch.no_grad(), linear_functions():

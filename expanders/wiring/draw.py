@@ -143,7 +143,7 @@ def draw(
         raise SettingError("degree", repr(degree), "give a number or a degree policy")
     kept = reasons_to_keep(model, skip)
     layers = {name: layer for name, layer in layers_of(model).items() if name not in kept}
-    if not layers and WIRED_BEFORE in kept.values():
+    if not layers and WIRED_BEFORE in kept.values() and not is_dense(graph):
         remedy = "all its layers are wired or kept already; build the model anew to wire it again"
         raise SettingError("model", type(model).__name__, remedy)
     start = time.perf_counter()
@@ -153,7 +153,8 @@ def draw(
         network, budgets = _budgets(model, layers, graph, degree)
         task = Task(model, network.layers, budgets, seed, None, granularity)
         edges, facts = _drawn(task, graph, images)
-        _tell_of_extremes(task, graph, edges)
+        if not isinstance(graph, Method):
+            _tell_of_extremes(task, graph, edges)
     seconds = time.perf_counter() - start
     return Wiring(edges, name_of(graph), kept, streams_of(graph), facts, seconds, granularity)
 
@@ -241,8 +242,6 @@ def _drawn(
 
 def _tell_of_extremes(task: Task, graph: WiringMethod, edges: Mapping[str, Edges]) -> None:
     """Warn of a graph model that does not keep to its budget, and of layers that are complete."""
-    if not edges:
-        return
     weights = {
         shape.name: edges[shape.name].shape[1]
         * shape.weights_per_edge
@@ -254,7 +253,7 @@ def _tell_of_extremes(task: Task, graph: WiringMethod, edges: Mapping[str, Edges
     if abs(drawn - asked) > asked / 10:
         what = "edges of %s have %d weights, where the degree asks for %d"
         _log.warning(what, name_of(graph), drawn, asked)
-    if all(weights[s.name] == s.num_left * s.num_right * s.weights_per_edge for s in task.shapes):
+    if all(weights[s.name] == s.pairs * s.weights_per_edge for s in task.shapes):
         _log.warning("every wired layer is complete: this is the dense network (graph=dense)")
 
 

@@ -3,6 +3,7 @@
 import dis
 import inspect
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 
@@ -147,12 +148,16 @@ def _as_rule(layers: Mapping[str, nn.Module], skip: Skip) -> Callable[[str, nn.M
 
 
 def norms_after(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """By the name of a convolution, the batch norm that directly follows it in a Sequential."""
+    """By the name of a convolution, the batch norm that directly follows it in a Sequential.
+
+    Left out are convolutions and norms that stand in several places.
+    """
+    places = Counter(id(child) for module in model.modules() for child in module._modules.values())
     norms = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Sequential):
-            children = list(module.named_children())
-            for (child, conv), (_, norm) in itertools.pairwise(children):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            for (child, conv), (_, norm) in itertools.pairwise(module._modules.items()):
+                once = places[id(conv)] == places[id(norm)] == 1
+                if once and isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     norms[f"{name}.{child}" if name else child] = norm
     return norms

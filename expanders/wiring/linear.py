@@ -20,9 +20,10 @@ def _functions(*names: str) -> frozenset[Any]:
 
 _PASSED = _functions(
     *("batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm", "local_response_norm"),
-    *("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish"),
-    *("hardswish", "hardtanh", "tanh", "softplus"),
+    *("relu", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish"),
 )
+# As functions these are often part of a gate or of an activation written out: x * relu6(x + 3) / 6.
+_PASSED_MODULES = (nn.Hardtanh, nn.Tanh, nn.Softplus)
 _SIGMOID = _functions("sigmoid", "hardsigmoid")
 _SOFTMAX = _functions("softmax")
 
@@ -33,12 +34,15 @@ def linearised(model: nn.Module) -> nn.Module:
     It then lets positive values pass. Its tensors are those of the model, not copies of them.
     """
     shared = {id(t): t for t in itertools.chain(model.parameters(), model.buffers())}
-    network = copy.deepcopy(model, shared)
-    for module in network.modules():
-        if type(module) is nn.MultiheadAttention:
-            module.__class__ = _OpenAttention  # it is our copy; others read its attributes
-    without_fused_transformers(network)
-    return network.eval()
+    whole = nn.ModuleDict({"network": copy.deepcopy(model, shared)})  # it may be passed itself
+    for parent in list(whole.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _PASSED_MODULES):
+                setattr(parent, name, nn.Identity())
+            elif type(child) is nn.MultiheadAttention:
+                child.__class__ = _OpenAttention  # it is our copy; others read its attributes
+    without_fused_transformers(whole)
+    return whole.eval().network  # type: ignore[return-value]
 
 
 def without_fused_transformers(model: nn.Module) -> None:

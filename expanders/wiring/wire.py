@@ -202,10 +202,14 @@ def _size(module: nn.Module) -> int:
 
 
 def _own_size(layer: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in _own_parameters(layer))
+
+
+def _own_parameters(layer: nn.Module) -> list[nn.Parameter]:
     own = [*layer.parameters(recurse=False)]
-    if parametrize.is_parametrized(layer):  # by what its weight is computed from
+    if parametrize.is_parametrized(layer):  # what its weight is computed from
         own += layer.parametrizations.parameters()  # type: ignore[union-attr]
-    return sum(parameter.numel() for parameter in own)
+    return own
 
 
 def _dense_size(layer: SparseLayer) -> int:
@@ -219,8 +223,7 @@ def _describe_kept(
 ) -> LayerReport:
     if isinstance(layer, SparseLayer):
         return _describe_wired(name, layer, "", _dense_size(layer), measures, reason)
-    weights = [p for p in layer.parameters(recurse=False) if p.ndim > 1]
-    weights = weights or [layer.weight]  # type: ignore[list-item]  # computed from others
+    weights = [p for p in _own_parameters(layer) if p.ndim > 1]
     shape = tuple(max(weights, key=Tensor.numel).shape)
     return LayerReport(name, shape, "dense", shape[0] * shape[1], size, size, 1.0, kept=reason)
 

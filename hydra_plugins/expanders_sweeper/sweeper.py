@@ -157,7 +157,8 @@ class GridSweeper(BasicSweeper):
         for run in runs:
             log.info("%-9s  %s  %s", run.state, run.folder, run.own(shared))
         counts = ", ".join(f"{states[state]} {state}" for state in State if states[state])
-        again = "; restart=true trains those that are done again" if restart else ""
+        over = restart and states[State.DONE]
+        again = "; those that are done are trained again (restart=true)" if over else ""
         log.info("%s: %s%s", _counted(runs), counts, again)
 
     @staticmethod

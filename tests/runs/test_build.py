@@ -142,6 +142,31 @@ def test_a_run_that_cannot_begin_leaves_nothing(launch_forked, tmp_path):
     assert list((tmp_path / "runs").iterdir()) == [first]
 
 
+def test_a_checkpoint_may_have_as_many_edges_as_its_seed_gave(launch_forked, tmp_path):
+    small = ("epochs=1", "model.width=0.25", "graph=random", "graph.binomial=true")
+    assert launch_forked(*small, "wandb.mode=disabled").returncode == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    more = (*small, "batch_size=64", f"checkpoint={first / 'best.pt'}", "dry_run=true")
+    assert launch_forked(*more).returncode == 0
+    assert "does not fit" in launch_forked(*more, "seed=1").stderr
+
+
+def test_a_run_that_cannot_start_over_keeps_its_results(launch_forked, tmp_path):
+    small = ("epochs=1", "model.width=0.25", "wandb.mode=disabled")
+    assert launch_forked(*small).returncode == 0
+    (first,) = (tmp_path / "runs").iterdir()
+    shutil.copy(first / "best.pt", tmp_path / "start.pt")
+    more = (*small, f"checkpoint={tmp_path / 'start.pt'}")
+    assert launch_forked(*more).returncode == 0
+    (second,) = (path for path in (tmp_path / "runs").iterdir() if path != first)
+    (tmp_path / "start.pt").unlink()
+    assert "no such file" in launch_forked(*more, "restart=true").stderr
+    assert (second / "summary.json").exists()
+    assert (second / "best.pt").exists()
+    longer = (*small[1:], "epochs=2", f"checkpoint={tmp_path / 'start.pt'}", "dry_run=true")
+    assert launch_forked(*longer, f"start_from={second}").returncode == 0, "it reads no checkpoint"
+
+
 def test_a_dry_run_says_why_a_run_failed_and_what_restart_does(launch_forked):
     broken = ("epochs=1", "optimizer.lr=1e10", "wandb.mode=disabled")
     assert launch_forked(*broken).returncode == 1

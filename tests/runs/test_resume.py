@@ -714,7 +714,10 @@ def test_a_schedule_that_saves_its_settings_cannot_be_changed(tmp_path, before, 
     run_in(tmp_path / "four", schedule=before).execute()
     others = {"schedule": after, "scheduled": {"step_size": 1}, "start_from": tmp_path / "four"}
     more = run_in(tmp_path / "more", epochs=6, **others)
-    with pytest.raises(SettingError, match="schedule=.*: start_from changes schedules of expand"):
+    with pytest.raises(
+        SettingError,
+        match="schedule=.*: start_from cannot change it .schedule.step_size default -> 1.",
+    ):
         more.execute()
 
 

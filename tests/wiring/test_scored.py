@@ -331,3 +331,23 @@ def test_a_floor_beyond_the_budget_is_refused():
         sparsify(models.vgg16bn(), scored.magnitude(floor="vertex"), policy)
     with pytest.raises(SettingError, match="an edge for every channel of layer features.0"):
         sparsify(models.vgg16bn(), scored.magnitude(floor="vertex", scope="layer"), policy)
+
+
+class Written(nn.Module):
+    """Hardswish as many write it."""
+
+    def forward(self, x):
+        return x * nn.functional.relu6(x + 3) / 6
+
+
+def test_synflow_does_not_take_an_activation_written_out_for_a_square():
+    def edges(activation):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 16, 3)]
+        for _ in range(4):
+            layers += [nn.BatchNorm2d(16), activation(), nn.Conv2d(16, 16, 3, padding=1)]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+        wiring = draw(model, scored.synflow(rounds=10), 3, images=images(0, 8))
+        return [edges.shape[1] for edges in wiring.edges.values()]
+
+    assert edges(Written) == pytest.approx(edges(nn.Hardswish), rel=0.2)

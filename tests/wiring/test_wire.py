@@ -337,6 +337,21 @@ def test_a_trained_network_keeps_its_outputs_without_the_biases_that_norms_repla
     torch.testing.assert_close(model(x), before)
 
 
+def test_a_norm_in_two_places_leaves_biases_where_they_are():
+    torch.manual_seed(0)
+    norm, relu = nn.BatchNorm2d(8), nn.ReLU()
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 8, 1), norm, relu),
+        nn.Sequential(nn.Conv2d(8, 8, 1), relu, nn.Conv2d(8, 8, 1), relu, norm),
+    )
+    for _ in range(20):
+        model(torch.rand(8, 3, 6, 6))
+    x = torch.rand(2, 3, 6, 6)
+    before = model.eval()(x)
+    sparsify(model, degree=10**9, skip=())
+    torch.testing.assert_close(model(x), before)
+
+
 def test_a_model_that_is_wired_is_not_wired_again():
     model = models.vgg16bn(10, width=0.25)
     report = sparsify(model, degree=3)
@@ -345,6 +360,7 @@ def test_a_model_that_is_wired_is_not_wired_again():
     ):
         sparsify(model, degree=15)
     assert count(model) == report.live
+    assert sparsify(model, graphs.dense).live == report.live, "it changes nothing"
 
 
 @pytest.mark.parametrize("norm", [parametrizations.weight_norm, nn.utils.spectral_norm])
