@@ -1,4 +1,4 @@
-"""What would stop a run, found without training it: `dry_run=true`.
+"""What would stop a run, found without training it: before a run begins, and by `dry_run=true`.
 
 The network is built on PyTorch's meta device, where tensors have shapes but no values, and of
 layers of one size only one gets a graph. So a check takes a fraction of a second, and what the runs
