@@ -71,12 +71,12 @@ def check(config: Config, record: Node, folder: Path, instantiate: Instantiate) 
     model = json.dumps(config.model, sort_keys=True), source.num_classes, instantiate
     if images.side is not None:
         _check_size(images.side, images.crop, *model)
-    graph = instantiate(graph_node(config))
+    graph: WiringMethod = instantiate(graph_node(config))
     if isinstance(graph, Method) and config.start_from is None:
         images.check_sample(graph.images)
-    _check_wiring(config, _shapes(*model), instantiate)
+    _check_wiring(config, _shapes(*model), graph, instantiate)
     if config.checkpoint is not None and config.start_from is None and begins:
-        _check_checkpoint(config, _shapes(*model), instantiate)
+        _check_checkpoint(config, _shapes(*model), graph, instantiate)
     _, schedule = optimization(config, _shapes(*model), instantiate)
     if before is not None:
         before.check_schedule(schedule)
@@ -106,10 +106,11 @@ def _check_size(
         check_size(dense_network(json.loads(model), num_classes, instantiate)[1], side, crop)
 
 
-def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) -> None:
+def _check_wiring(
+    config: Config, model: nn.Module, graph: WiringMethod, instantiate: Instantiate
+) -> None:
     """Whether every layer can have the edges that it would get."""
     node, degree = graph_node(config), instantiate(config.degree)
-    graph: WiringMethod = instantiate(node)
     if isinstance(graph, Method):
         chosen: WiringMethod = _Unscored(graph.name)
     else:
@@ -123,11 +124,12 @@ def _check_wiring(config: Config, model: nn.Module, instantiate: Instantiate) ->
     )
 
 
-def _check_checkpoint(config: Config, dense: nn.Module, instantiate: Instantiate) -> None:
+def _check_checkpoint(
+    config: Config, dense: nn.Module, graph: WiringMethod, instantiate: Instantiate
+) -> None:
     """Whether the run's checkpoint can be read, and fits a network with the run's own graphs."""
     assert config.checkpoint is not None
     state = checkpoint.read(config.checkpoint)["state"]
-    graph: WiringMethod = instantiate(graph_node(config))
     if isinstance(graph, Method):  # its edges are known when it has seen weights and images
         return
     skip, granularity = config.model["skip"], config.graph["granularity"]
