@@ -89,8 +89,8 @@ def write(
         remedy = "the report's pictures need it: python -m pip install matplotlib"
         raise SettingError("matplotlib", "missing", remedy) from None
     from expanders.report import csv_files, grid, json_files, page, run_records
-    from expanders.report.comparisons import check_contrasts
     from expanders.report.content import chapters_of, sections_of
+    from expanders.report.contrasts import check_contrasts
 
     records, skipped = run_records.read_records(runs_dir)
     tables, copies = grid.arrange(records, tuned)

@@ -6,11 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from expanders.errors import SettingError
-from expanders.report.cells import Arm, Cell, Column, Table
+from expanders.report.cells import Arm, Column, Table
 from expanders.report.measures import AGAINST, Measure
 from expanders.report.places import FlatSettings, labels
-from expanders.report.run_records import RunState
 from expanders.report.statistics import (
     Components,
     Difference,
@@ -112,7 +110,7 @@ def compare(table: Table, contrasts: Collection[str] = ()) -> list[Comparison]:
         for dial, (key, measure) in itertools.product(dials(table), AGAINST.items()):
             line = slope(along(table, column, dial.arms, measure), CONFIDENCE)
             if line is not None:
-                name = _slope_name(dial, measure)
+                name = slope_name(dial, measure)
                 planned = key == "gap" and any(dial.is_called(each) for each in contrasts)
                 place = (name, column, dial.arms, line.p, planned)
                 found.append(Comparison(*place, slope=line, measure=measure))
@@ -128,11 +126,11 @@ def _differences(table: Table, column: Column, contrasts: Collection[str]) -> li
     known = {arm: table.cell(arm, column).accuracies for arm in table.arms}
     shown = [arm for arm, accuracies in known.items() if accuracies]
     for pair in itertools.combinations(shown, 2):
-        turned = any(_names(table, contrast, pair[1], pair[0]) for contrast in contrasts)
+        turned = any(is_meant(table, contrast, pair[1], pair[0]) for contrast in contrasts)
         first, second = reversed(pair) if turned else pair
-        planned = turned or any(_names(table, contrast, first, second) for contrast in contrasts)
+        planned = turned or any(is_meant(table, contrast, first, second) for contrast in contrasts)
         difference = paired(known[first], known[second], CONFIDENCE)
-        name = _difference_name(first, second)
+        name = difference_name(first, second)
         place = (name, column, (first, second), difference.p, planned)
         found.append(Comparison(*place, difference=difference))
     return found
@@ -182,79 +180,6 @@ def along(
     return [points for points in found if points]
 
 
-def not_computed(
-    table: Table, found: Sequence[Comparison], contrasts: Collection[str]
-) -> list[str]:
-    """For each contrast of a table that has no place in `found`, in a column with runs: why.
-
-    `rreg − xnet at degree 3: xnet has no finished run (1 failed)`
-    """
-    there = {(each.name, each.column) for each in found if each.planned}
-    lines = []
-    for contrast, column in itertools.product(contrasts, table.columns):
-        reasons = _without_difference(table, column, contrast)
-        reasons |= _without_slope(table, column, contrast)
-        where = f" at {column.label}" if column.label else ""
-        lines += [
-            f"{name}{where}: {reason}"
-            for name, reason in reasons.items()
-            if (name, column) not in there
-        ]
-    return list(dict.fromkeys(lines))
-
-
-def _without_difference(table: Table, column: Column, contrast: str) -> dict[str, str]:
-    """Why pairs of arms that a contrast names have no difference in a column, by their names."""
-    reasons = {}
-    for pair in itertools.permutations(table.arms, 2):
-        cells = {arm: table.cell(arm, column) for arm in pair}
-        idle = [arm for arm, cell in cells.items() if not cell.finished]
-        if _names(table, contrast, *pair) and idle and any(cell.runs for cell in cells.values()):
-            words = [f"{arm.label} has no finished run ({_counts(cells[arm])})" for arm in idle]
-            reasons[_difference_name(*pair)] = ", ".join(words)
-    return reasons
-
-
-def _without_slope(table: Table, column: Column, contrast: str) -> dict[str, str]:
-    """Why dials that a contrast names have no slope along the gap in a column, by their names."""
-    gap = AGAINST["gap"]
-    reasons = {}
-    for dial in dials(table):
-        if dial.is_called(contrast) and any(table.cell(arm, column).runs for arm in dial.arms):
-            count = len(along(table, column, dial.arms, gap))
-            few = f"needs three arms with a finished run and mostly connected graphs, has {count}"
-            reason = few if count < 3 else f"all its arms have the same {gap.heading}"
-            reasons[_slope_name(dial, gap)] = reason
-    return reasons
-
-
-def _counts(cell: Cell) -> str:
-    """Why a cell has no finished run: `2 failed, 1 unfinished`."""
-    states: tuple[RunState, ...] = ("failed", "unfinished")
-    counts = [f"{len(runs)} {state}" for state in states if (runs := cell.having(state))]
-    return ", ".join(counts) or "none was begun"
-
-
-def check_contrasts(tables: Sequence[Table], contrasts: Collection[str]) -> None:
-    """Refuse contrasts that no table has, and those of an arm with itself.
-
-    Raises:
-        SettingError: with the names that there are.
-    """
-    names = {name for table in tables for arm in table.arms for name in _names_of(table, arm)}
-    pairs = [(t, *pair) for t in tables for pair in itertools.permutations(t.arms, 2)]
-    turning = [dial for table in tables for dial in dials(table)]
-    for contrast in contrasts:
-        if any(contrast == f"{name}:{name}" for name in names):
-            raise SettingError("contrast", contrast, "an arm is not compared with itself")
-        is_pair = any(_names(table, contrast, *pair) for table, *pair in pairs)
-        if not is_pair and not any(dial.is_called(contrast) for dial in turning):
-            there = f"the arms are {', '.join(sorted(names))}"
-            called = ", ".join(sorted({dial.label for dial in turning})) or "none"
-            remedy = f"is in no table; {there}; the dials: {called}"
-            raise SettingError("contrast", contrast, remedy)
-
-
 def split(table: Table) -> list[Split]:
     """The cells of a table whose seeds allow to split their variance."""
     found = []
@@ -297,21 +222,23 @@ def in_short(comparisons: Sequence[Comparison]) -> str:
     return " ".join(words)
 
 
-def _difference_name(first: Arm, second: Arm) -> str:
+def difference_name(first: Arm, second: Arm) -> str:
+    """`rreg − xnet`."""
     return f"{first.label} − {second.label}"
 
 
-def _slope_name(dial: Dial, measure: Measure) -> str:
+def slope_name(dial: Dial, measure: Measure) -> str:
+    """`rewired, along the normalised gap`."""
     return f"{dial.label}, along the {measure.heading}"
 
 
-def _names(table: Table, contrast: str, first: Arm, second: Arm) -> bool:
+def is_meant(table: Table, contrast: str, first: Arm, second: Arm) -> bool:
     """Whether `first:second` is meant; labels may hold colons themselves."""
-    sides = (_names_of(table, arm) for arm in (first, second))
+    sides = (names_of(table, arm) for arm in (first, second))
     return any(contrast == f"{one}:{two}" for one, two in itertools.product(*sides))
 
 
-def _names_of(table: Table, arm: Arm) -> set[str]:
+def names_of(table: Table, arm: Arm) -> set[str]:
     """What an arm is called: its label, its graph model, and a dense twin's option."""
     names = {arm.label, arm.graph[0]}
     if arm.is_twin:

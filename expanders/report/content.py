@@ -15,9 +15,9 @@ from expanders.report.comparisons import (
     Split,
     compare,
     in_short,
-    not_computed,
     split,
 )
+from expanders.report.contrasts import not_computed
 from expanders.report.entries import plain, points
 from expanders.report.json_files import printable
 from expanders.report.page import Block, Section

@@ -5,6 +5,7 @@ import pytest
 from expanders.files import read_sealed
 from expanders.report import comparison_tables, comparisons, content, tables
 from expanders.report.__main__ import main
+from expanders.report.contrasts import not_computed
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
 from expanders.runs.folders import run_digest, write_summary
@@ -115,7 +116,7 @@ def test_a_dial_whose_arms_have_one_gap_has_no_slope_and_says_so(tmp_path):
         write_run(tmp_path, "rewired", options={"p": p})
     table = only(tmp_path)
     found = comparisons.compare(table, ["rewired"])
-    assert comparisons.not_computed(table, found, ["rewired"]) == [
+    assert not_computed(table, found, ["rewired"]) == [
         "rewired, along the normalised gap at degree 3: all its arms have the same normalised gap"
     ]
 

@@ -7,6 +7,7 @@ import pytest
 
 from expanders.files import read_sealed
 from expanders.report import comparison_tables, comparisons, csv_files, page, tables
+from expanders.report.contrasts import check_contrasts
 from expanders.report.grid import arrange
 from expanders.report.run_records import read_records
 from expanders.runs.folders import run_digest, write_summary
@@ -46,7 +47,7 @@ def test_an_option_of_ones_own_for_the_dense_network_is_a_dense_twin(tmp_path):
     table = only(tmp_path)
     assert texts(table) == [["rreg", "80.00"], ["dense twin", "90.00"]]
     for name in ("whole", "dense", "dense twin"):
-        comparisons.check_contrasts([table], [f"rreg:{name}"])
+        check_contrasts([table], [f"rreg:{name}"])
         (found,) = comparisons.compare(table, [f"rreg:{name}"])
         assert found.planned
 
