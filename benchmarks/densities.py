@@ -24,32 +24,37 @@ from expanders.training.device import keep_freed_memory
 from expanders.wiring.layers import SparseConv2d, SparseLinear
 from expanders.wiring.operator import is_faster_sparse
 
-DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-# Kind, options of the convolution (None: linear), (channels, side in pixels or tokens, batch).
-KINDS = (
-    ("3x3", {"kernel_size": 3, "padding": 1}, ((64, 32, 32), (256, 8, 128), (512, 4, 128))),
+DENSITIES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 1.0)
+Size = tuple[int, int, int, int]  # channels in and out, side in pixels or tokens, batch
+# Kind, options of the convolution (None: linear), sizes.
+KINDS: tuple[tuple[str, dict[str, int] | None, tuple[Size, ...]], ...] = (
+    (
+        "3x3",
+        {"kernel_size": 3, "padding": 1},
+        ((3, 64, 32, 128), (64, 64, 32, 32), (256, 256, 8, 128), (512, 512, 4, 128)),
+    ),
     (
         "3x3 stride 2",
         {"kernel_size": 3, "padding": 1, "stride": 2},
-        ((64, 32, 64), (256, 16, 64), (512, 8, 128)),
+        ((64, 64, 32, 64), (256, 256, 16, 64), (512, 512, 8, 128)),
     ),
-    ("1x1", {"kernel_size": 1}, ((64, 32, 32), (256, 16, 64), (512, 4, 128))),
-    ("linear", None, ((512, 1, 128), (768, 196, 4))),
+    ("1x1", {"kernel_size": 1}, ((64, 64, 32, 32), (256, 256, 16, 64), (512, 512, 4, 128))),
+    ("linear", None, ((512, 512, 1, 128), (768, 768, 196, 4))),
 )
 
 
-def layer_and_input(options: dict[str, int] | None, size: tuple[int, int, int]) -> tuple:
+def layer_and_input(options: dict[str, int] | None, size: Size) -> tuple[nn.Module, torch.Tensor]:
     """A dense layer and what it takes."""
-    channels, side, batch = size
+    left, right, side, batch = size
     if options is None:
-        return nn.Linear(channels, channels), torch.randn(batch, side, channels)
-    images = torch.randn(batch, channels, side, side)
-    return nn.Conv2d(channels, channels, bias=False, **options), images
+        return nn.Linear(left, right), torch.randn(batch, side, left, requires_grad=True)
+    images = torch.randn(batch, left, side, side, requires_grad=left > 3)  # not of a first layer
+    return nn.Conv2d(left, right, bias=False, **options), images
 
 
 def both_ways(layer: nn.Module, x: torch.Tensor) -> Run:
     """Forward and backward, as a function."""
-    x = x.detach().requires_grad_()
+    x = x.detach().requires_grad_(x.requires_grad)
     slope = torch.randn_like(layer(x))
 
     def run() -> None:
@@ -60,7 +65,7 @@ def both_ways(layer: nn.Module, x: torch.Tensor) -> Run:
     return run
 
 
-def crossing(options: dict[str, int] | None, size: tuple[int, int, int], rounds: int) -> str:
+def crossing(options: dict[str, int] | None, size: Size, rounds: int) -> str:
     """The density of equal speed, by linear interpolation, or beyond which one it lies."""
     torch.manual_seed(0)
     dense, x = layer_and_input(options, size)
@@ -72,10 +77,10 @@ def crossing(options: dict[str, int] | None, size: tuple[int, int, int], rounds:
             twin.to(memory_format=last), images.contiguous(memory_format=last)
         )
     kind = SparseLinear if options is None else SparseConv2d
-    channels = size[0]
+    left, right, *_ = size
     for density in DENSITIES:
-        count = round(density * channels**2)
-        edges = graphs.rreg(channels, channels, count, stream(0, "graph", "densities"))
+        count = round(density * left * right)
+        edges = graphs.rreg(left, right, count, stream(0, "graph", "densities"))
         layer = kind.from_dense(dense, edges)
         layer.execution = "sparse"
         runs[density] = both_ways(layer, x)
@@ -97,11 +102,11 @@ def crossing(options: dict[str, int] | None, size: tuple[int, int, int], rounds:
     return f"above {DENSITIES[-1]}"
 
 
-def rule(options: dict[str, int] | None) -> float:
+def rule(options: dict[str, int] | None, num_left: int) -> float:
     """The largest density, in hundredths, that the rule computes over edges."""
     kernel = (options["kernel_size"],) * 2 if options else ()
     stride = ((options or {}).get("stride", 1),) * 2
-    return max(i / 100 for i in range(101) if is_faster_sparse(i / 100, kernel, stride))
+    return max(i / 100 for i in range(101) if is_faster_sparse(i / 100, num_left, kernel, stride))
 
 
 def main() -> None:
@@ -113,13 +118,14 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     print(f"{machine(options.threads)}; {options.rounds} rounds")
-    print("layer          channels  side  batch | equal at   rule")
+    print("layer            in  out  side  batch | equal at   rule")
     for name, arguments, sizes in KINDS:
         for size in sizes:
             equal = crossing(arguments, size, options.rounds)
-            channels, side, batch = size
+            left, right, side, batch = size
             print(
-                f"{name:14} {channels:8} {side:5} {batch:6} | {equal:10} {rule(arguments):.2f}",
+                f"{name:14} {left:4} {right:4} {side:5} {batch:6} | {equal:10} "
+                f"{rule(arguments, left):.2f}",
                 flush=True,
             )
 

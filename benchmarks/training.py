@@ -18,6 +18,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import product
@@ -28,7 +29,8 @@ from common import machine, spread
 from torch import nn
 from torch.nn import functional as F
 
-from expanders import models
+from expanders import CNetwork, export_network, models
+from expanders.data import Transform
 from expanders.training.compilation import Compilation, compiled
 from expanders.training.device import keep_freed_memory
 from expanders.wiring.fold import fold
@@ -38,6 +40,7 @@ from expanders.wiring.wire import sparsify
 SIDE = {"vgg16bn": 32, "resnet18": 32, "resnet50": 64}  # pixels
 # How a model runs: channels last (l), compiled by Inductor (c), with our batch norm (n).
 LAYOUTS = {"eager": "", "channels_last": "l", "compiled": "c", "both": "lc", "norm": "n"}
+C_FILE = "c"  # sparse networks in inference: exported as C, called from Python
 Run = Callable[[], object]
 _SHORT = 0.1  # seconds
 
@@ -100,6 +103,8 @@ def training_step(name: str, degree: int | None, how: str, batch_size: int) -> R
 
 def inference(name: str, degree: int | None, how: str, batch_size: int) -> Run:
     """Logits of one batch, as a function; norms are folded, in dense networks too."""
+    if how == C_FILE:
+        return inference_in_c(name, degree, batch_size)
     images = torch.randn(batch_size, 3, SIDE[name], SIDE[name])
     model, x = prepared(fold(network(name, degree)), images, how)
 
@@ -108,6 +113,17 @@ def inference(name: str, degree: int | None, how: str, batch_size: int) -> Run:
             return model(x)  # type: ignore[no-any-return]
 
     return logits
+
+
+def inference_in_c(name: str, degree: int | None, batch_size: int) -> Run:
+    """Logits of one batch of pixels by the network's C file, as a function."""
+    side = SIDE[name]
+    pixels = torch.randint(256, (batch_size, 3, side, side), dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.c"
+        export_network(network(name, degree), path, size=side, format="c", transform=Transform())
+        predict = CNetwork(path)
+    return lambda: predict(pixels)
 
 
 def timed(run: Run) -> float:
@@ -177,7 +193,8 @@ def print_speed(options: argparse.Namespace) -> None:
         for name in options.network:
             degrees = options.degree if name == "vgg16bn" else options.degree[:1]
             for batch_size in batch_sizes:
-                compare(make, name, degrees, batch_size, rounds, options.ours)
+                ours = [how for how in options.ours if how != C_FILE or part == "inference"]
+                compare(make, name, degrees, batch_size, rounds, ours)
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:
@@ -265,7 +282,11 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument(
-        "--ours", nargs="+", choices=LAYOUTS, default=list(LAYOUTS), help="how ours may run"
+        "--ours",
+        nargs="+",
+        choices=[*LAYOUTS, C_FILE],
+        default=[*LAYOUTS, C_FILE],
+        help="how ours may run",
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -8,8 +8,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expanders import graphs, models
+    from expanders import data, graphs, models
     from expanders.errors import SettingError
+    from expanders.export.c.compiled import CNetwork
     from expanders.export.writing import export_network
     from expanders.graphs import spectra
     from expanders.runs.checkpoint import Blueprint, load, save
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Blueprint": "runs.checkpoint",
+    "CNetwork": "export.c.compiled",
     "SettingError": "errors",
     "SparseConv2d": "wiring.layers",
     "SparseLinear": "wiring.layers",
@@ -36,9 +38,11 @@ _ROOMS = {"degrees": "wiring.degrees", "spectra": "graphs.spectra"}
 
 __all__ = [
     "Blueprint",
+    "CNetwork",
     "SettingError",
     "SparseConv2d",
     "SparseLinear",
+    "data",
     "degrees",
     "export_network",
     "fold",

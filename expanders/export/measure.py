@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from expanders.export.c.compiled import NATIVE, c_function
+from expanders.export.c.compiled import NATIVE, CNetwork
 from expanders.export.pixels import Labelled
 
 Name = TypeVar("Name", bound=str)
@@ -29,8 +30,8 @@ class Loaded:
         run: from that to logits, (1, classes).
     """
 
-    prepare: Callable[[Tensor], NDArray[np.generic]]
-    run: Callable[[NDArray[np.generic]], NDArray[np.float32]]
+    prepare: Callable[[Tensor], Any]
+    run: Callable[[Any], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ def load_onnx(path: Path) -> Loaded:
 
 def load_c(path: Path, flags: tuple[str, ...] = NATIVE) -> Loaded:
     """A C file, compiled by the system's compiler with these flags."""
-    predict = c_function(path, flags)
+    predict = CNetwork(path, threads=1, flags=flags)
     return Loaded(
-        prepare=lambda image: image[0].permute(1, 2, 0).byte().contiguous().numpy(),
-        run=predict,
+        prepare=lambda image: image.byte().contiguous(memory_format=torch.channels_last),
+        run=lambda image: predict(image).numpy(),
     )
 
 

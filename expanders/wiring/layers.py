@@ -109,7 +109,13 @@ class SparseLayer(nn.Module):
     def _choose(self, x: Tensor) -> Literal["dense", "sparse"]:
         """How the layer computes `x`."""
         return choose(
-            self._execution, self.edge_density, x, self.weight, self.kernel_size, self.stride
+            self._execution,
+            self.edge_density,
+            self.num_left,
+            x,
+            self.weight,
+            self.kernel_size,
+            self.stride,
         )
 
     @torch.no_grad()

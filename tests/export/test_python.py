@@ -1,6 +1,7 @@
 """One call that exports any network, also one that the launcher did not build."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -57,6 +58,40 @@ def test_pixels_are_normalised_by_the_file(model, tmp_path):
     for form, run in {"onnx": formats.run_onnx, "c": run_c}.items():
         expanders.export_network(model, tmp_path / form, size=12, format=form, transform=TRANSFORM)
         assert_close(run(tmp_path / form, pixels.float()), wanted)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_the_c_file_runs_in_this_process_on_several_threads(model, tmp_path):
+    path = tmp_path / "network.c"
+    expanders.export_network(model, path, size=12, format="c", transform=TRANSFORM)
+    predict = expanders.CNetwork(path, threads=3)
+    path.unlink()
+    pixels = torch.randint(256, (32, 3, 12, 12), dtype=torch.uint8)
+    wanted = expected(model, TRANSFORM.eval(pixels))
+    for images in (slice(0, 1), slice(3, 5), slice(None)):
+        assert_close(predict(pixels[images]), wanted[images])
+    assert_close(predict(pixels.contiguous(memory_format=torch.channels_last)), wanted)
+    with ThreadPoolExecutor(8) as callers:  # more than there are copies of the network
+        for logits in callers.map(predict, [pixels] * 64):
+            assert_close(logits, wanted)
+    assert predict(pixels[:0]).shape == (0, 5)
+    assert (predict.shape, predict.classes) == ((3, 12, 12), 5)
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_what_a_c_file_cannot_take_is_named(model, tmp_path):
+    path = tmp_path / "network.c"
+    expanders.export_network(model, path, size=12, format="c", transform=TRANSFORM)
+    with pytest.raises(SettingError, match="threads=0: must be at least 1"):
+        expanders.CNetwork(path, threads=0)
+    predict = expanders.CNetwork(path, threads=1)
+    for pixels in (torch.zeros(1, 3, 12, 12), torch.zeros(3, 12, 12, dtype=torch.uint8)):
+        with pytest.raises(SettingError, match=r"pixels=.*: expected uint8 \(N, 3, 12, 12\)"):
+            predict(pixels)
+    other = tmp_path / "other.c"
+    other.write_text("int main(void) { return 0; }")
+    with pytest.raises(SettingError, match=r"path=.*other.c: is no C file of a network"):
+        expanders.CNetwork(other)
 
 
 def test_eight_bits(own_network, parts, tmp_path):

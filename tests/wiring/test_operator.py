@@ -454,6 +454,8 @@ def test_auto_computes_sparsely_for_few_edges_only():
         model = vgg16bn()
         sparsify(model, degree=degree)
         chosen[degree] = model.features[3].chosen_execution()
+        first = model.features[0].chosen_execution()  # complete, but of three input channels
+        assert first == ("sparse" if native.is_available() else "dense")
     assert chosen == {3: "sparse" if native.is_available() else "dense", 64: "dense"}
 
 

@@ -112,7 +112,7 @@ def test_computes_over_kernels_where_few_have_a_weight():
     model = models.vgg16bn(width=0.25)
     sparsify(model, graphs.random, 3, granularity="weight")
     layers = [m for m in model.modules() if isinstance(m, UnstructuredConv2d)]
-    few = [layer.edge_density <= 0.3 for layer in layers]
+    few = [layer.edge_density <= 0.3 or layer.num_left <= 4 for layer in layers]
     assert set(few) == {True, False}
     chosen = [layer.chosen_execution() == "sparse" for layer in layers]
     assert chosen == [one and native.is_available() for one in few]

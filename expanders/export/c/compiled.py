@@ -1,4 +1,4 @@
-"""Run a network's C file: compile it with the system's compiler, as a program that reads pixels."""
+"""Run a network's C file, compiled with the system's compiler: in this process, or as a program."""
 
 import ctypes
 import os
@@ -6,14 +6,18 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int, c_void_p
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from expanders.errors import SettingError
 
 NATIVE = ("-O3", "-march=native")  # the fastest code for this machine
 
@@ -31,6 +35,99 @@ int main(void) {{
   return 0;
 }}
 """
+
+_LIBRARY = """
+#include "{network}"
+
+void predict_every(int step, const uint8_t *pixels, float *logits, int first, int images);
+
+void predict_every(int step, const uint8_t *pixels, float *logits, int first, int images) {{
+  for (size_t i = (size_t)first; i < (size_t)images; i += (size_t)step)
+    predict(pixels + i * NETWORK_HEIGHT * NETWORK_WIDTH * NETWORK_CHANNELS,
+            logits + i * NETWORK_CLASSES);
+}}
+"""
+
+
+class CNetwork:
+    """A network's C file, compiled for this machine and loaded into this process.
+
+    >>> expanders.export_network(model, "network.c", size=32, format="c", transform=transform)
+    >>> predict = expanders.CNetwork("network.c")
+    >>> logits = predict(pixels)
+
+    Of a batch, every thread computes images of its own. Calls from several threads share them.
+
+    Args:
+        path: of the file.
+        threads: images computed at a time; by default PyTorch's number of threads.
+        flags: for the compiler.
+
+    Attributes:
+        shape: of an image, (channels, height, width).
+        classes: the number of logits.
+
+    Raises:
+        SettingError: if the file is not one that `export_network` wrote.
+        OSError: if the file cannot be read, or there is no compiler.
+        subprocess.CalledProcessError: if the file does not compile.
+    """
+
+    def __init__(
+        self, path: str | Path, *, threads: int | None = None, flags: tuple[str, ...] = NATIVE
+    ) -> None:
+        path = Path(path)
+        facts = dict(re.findall(r"^#define NETWORK_(\w+) (\d+)$", path.read_text(), re.M))
+        try:
+            channels, height, width = (int(facts[k]) for k in ("CHANNELS", "HEIGHT", "WIDTH"))
+            self.classes = int(facts["CLASSES"])
+        except KeyError:
+            remedy = "is no C file of a network; export_network writes them, with format='c'"
+            raise SettingError("path", path, remedy) from None
+        self.shape = channels, height, width
+        self.threads = torch.get_num_threads() if threads is None else threads
+        if self.threads < 1:
+            raise SettingError("threads", threads, "must be at least 1")
+        self._pool = ThreadPoolExecutor(self.threads)
+        # Values between layers lie in static memory, so every thread loads a copy of its own.
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder) / "library.c", Path(folder) / "library.so"
+            source.write_text(_LIBRARY.format(network=path.resolve()))
+            _compile((compiler() or "cc", *flags, "-shared", "-fPIC"), source, library)
+            for number in range(self.threads):
+                copy = shutil.copy(library, Path(folder) / f"{number}.so")
+                predict_every = ctypes.CDLL(str(copy)).predict_every  # stays without its file
+                predict_every.argtypes = (c_int, c_void_p, c_void_p, c_int, c_int)
+                self._idle.put(partial(predict_every, self.threads))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Logits, float32 (N, classes).
+
+        Args:
+            pixels: of 0 to 255, uint8 (N, channels, height, width), on the CPU.
+
+        Raises:
+            SettingError: if they have another type or shape.
+        """
+        if pixels.dtype != torch.uint8 or pixels.shape[1:] != self.shape or pixels.dim() != 4:
+            what = f"{pixels.dtype} {tuple(pixels.shape)}".removeprefix("torch.")
+            raise SettingError(
+                "pixels", what, f"expected uint8 (N, {', '.join(map(str, self.shape))})"
+            )
+        pixels = pixels.permute(0, 2, 3, 1).contiguous()
+        logits = torch.empty(len(pixels), self.classes)
+
+        def compute_from(first: int) -> None:
+            predict_every = self._idle.get()
+            predict_every(pixels.data_ptr(), logits.data_ptr(), first, len(pixels))
+            self._idle.put(predict_every)
+
+        if len(pixels) == 1:
+            compute_from(0)  # other threads would take longer to wake
+        else:
+            list(self._pool.map(compute_from, range(self.threads)))
+        return logits
 
 
 def compiler() -> str | None:
@@ -57,8 +154,7 @@ def run_c(
     with tempfile.TemporaryDirectory() as folder:
         main, program = Path(folder) / "main.c", Path(folder) / "main"
         main.write_text(_MAIN.format(network=path.resolve()))
-        build = [*(command or (compiler() or "cc", "-O2")), str(main), "-o", str(program), "-lm"]
-        subprocess.run(build, check=True, capture_output=True, text=True)
+        _compile(command or (compiler() or "cc", "-O2"), main, program)
         ran = subprocess.run(
             [*emulator, str(program)], input=pixels, check=True, capture_output=True
         )
@@ -66,37 +162,6 @@ def run_c(
     return torch.from_numpy(logits.copy())
 
 
-def c_function(
-    path: Path, flags: tuple[str, ...]
-) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]:
-    """`predict` of a C file, compiled with these flags and loaded into this process.
-
-    Returns:
-        From pixels of 0 to 255, uint8 (height, width, channels), to logits (1, classes).
-
-    Raises:
-        OSError: if there is no compiler.
-        subprocess.CalledProcessError: if the file does not compile.
-    """
-    (num_classes,) = re.findall(r"^#define NETWORK_CLASSES (\d+)$", path.read_text(), re.M)
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "network.so"
-        build = [
-            compiler() or "cc",
-            *flags,
-            "-shared",
-            "-fPIC",
-            str(path),
-            "-o",
-            str(library),
-            "-lm",
-        ]
-        subprocess.run(build, check=True, capture_output=True, text=True)
-        predict = ctypes.CDLL(str(library)).predict  # it stays loaded without its file
-    logits = np.zeros((1, int(num_classes)), np.float32)
-
-    def run(pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        predict(ctypes.c_void_p(pixels.ctypes.data), ctypes.c_void_p(logits.ctypes.data))
-        return logits
-
-    return run
+def _compile(command: tuple[str, ...], source: Path, target: Path) -> None:
+    build = [*command, str(source), "-o", str(target), "-lm"]
+    subprocess.run(build, check=True, capture_output=True, text=True)
