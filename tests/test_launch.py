@@ -248,7 +248,7 @@ def test_seeds_pin_one_stream_apart(launch, tmp_path, few_images):
         (["model=null"], ["a group takes the name of one of its options"]),
         (["seeds=null"], ["seeds=null", "must be a group of settings"]),
         (["optimizer.weight_decay=-1"], ["Invalid weight_decay"]),
-        (["graph=rewired", "graph.p=3"], ["p=3", "between 0 and 1"]),
+        (["graph=rewired", "graph.p=3"], ["error: graph.p=3", "between 0 and 1"]),
         (["graph=thin", "degree.value=abc", "hydra.run.dir=x"], ["degree.value=abc", "a number"]),
         (["wandb.dir=/dev/null/x"], ["wandb.dir=/dev/null/x: cannot be written"]),
         (

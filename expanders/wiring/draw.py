@@ -270,7 +270,9 @@ def _layer(
         return edges
     except SettingError as error:
         remedy = f"{name_of(graph)}, layer {shape.name}: {error.remedy}"
-        raise SettingError(error.setting, error.value, remedy) from None
+        is_option = error.setting not in ("num_left", "num_right", "num_edges", "edges")
+        setting = f"graph.{error.setting}" if is_option else error.setting
+        raise SettingError(setting, error.value, remedy) from None
 
 
 def _images_for(method: Method, images: LabelledImages | None) -> LabelledImages | None:
