@@ -85,7 +85,8 @@ def test_what_a_c_file_cannot_take_is_named(model, tmp_path):
     with pytest.raises(SettingError, match="threads=0: must be at least 1"):
         expanders.CNetwork(path, threads=0)
     predict = expanders.CNetwork(path, threads=1)
-    for pixels in (torch.zeros(1, 3, 12, 12), torch.zeros(3, 12, 12, dtype=torch.uint8)):
+    bytes_ = torch.zeros(1, 3, 12, 12, dtype=torch.uint8)
+    for pixels in (bytes_.float(), bytes_[0], bytes_[..., 1:], bytes_.to("meta")):
         with pytest.raises(SettingError, match=r"pixels=.*: expected uint8 \(N, 3, 12, 12\)"):
             predict(pixels)
     other = tmp_path / "other.c"

@@ -110,11 +110,11 @@ class CNetwork:
         Raises:
             SettingError: if they have another type or shape.
         """
-        if pixels.dtype != torch.uint8 or pixels.shape[1:] != self.shape or pixels.dim() != 4:
-            what = f"{pixels.dtype} {tuple(pixels.shape)}".removeprefix("torch.")
-            raise SettingError(
-                "pixels", what, f"expected uint8 (N, {', '.join(map(str, self.shape))})"
-            )
+        given = pixels.device.type, pixels.dtype, pixels.dim(), pixels.shape[1:]
+        if given != ("cpu", torch.uint8, 4, self.shape):
+            what = f"{pixels.dtype} {tuple(pixels.shape)} on {pixels.device}".removeprefix("torch.")
+            wanted = ", ".join(map(str, self.shape))
+            raise SettingError("pixels", what, f"expected uint8 (N, {wanted}) on the CPU")
         pixels = pixels.permute(0, 2, 3, 1).contiguous()
         logits = torch.empty(len(pixels), self.classes)
 
