@@ -83,7 +83,7 @@ class Cell:
 
     @property
     def disconnected(self) -> bool:
-        """Whether most of its graphs fall into several components: their normalised gap is 0."""
+        """Whether more than half of its layers' graphs fall into several components."""
         shares = [r.disconnected for r in self.finished if r.disconnected is not None]
         return bool(shares) and fmean(shares) > 0.5
 

@@ -107,13 +107,8 @@ def compare(table: Table, contrasts: Collection[str] = ()) -> list[Comparison]:
     found = []
     for column in table.columns:
         found += _differences(table, column, contrasts)
-        for dial, (key, measure) in itertools.product(dials(table), AGAINST.items()):
-            line = slope(along(table, column, dial.arms, measure), CONFIDENCE)
-            if line is not None:
-                name = slope_name(dial, measure)
-                planned = key == "gap" and any(dial.is_called(each) for each in contrasts)
-                place = (name, column, dial.arms, line.p, planned)
-                found.append(Comparison(*place, slope=line, measure=measure))
+        for dial, measure in itertools.product(dials(table), AGAINST.values()):
+            found += _slopes(table, column, dial, measure, contrasts)
     explored = [each for each in found if each.p is not None and not each.planned]
     adjusted = iter(holm([each.p for each in explored if each.p is not None]))
     corrected = {id(each): next(adjusted) for each in explored}
@@ -133,6 +128,26 @@ def _differences(table: Table, column: Column, contrasts: Collection[str]) -> li
         name = difference_name(first, second)
         place = (name, column, (first, second), difference.p, planned)
         found.append(Comparison(*place, difference=difference))
+    return found
+
+
+def _slopes(
+    table: Table, column: Column, dial: "Dial", measure: Measure, contrasts: Collection[str]
+) -> list[Comparison]:
+    """The slope along a dial in a column; if it leaves arms out, also the one over all of them."""
+    found = []
+    name = slope_name(dial, measure)
+    is_meant = measure is AGAINST["gap"] and any(dial.is_called(each) for each in contrasts)
+    points = along(table, column, dial.arms, measure)
+    everywhere = along(table, column, dial.arms, measure, disconnected=True)
+    variants = [(name, points, is_meant)]
+    if len(everywhere) > len(points):
+        variants.append((f"{name}, with disconnected arms", everywhere, False))
+    for called, arms, planned in variants:
+        line = slope(arms, CONFIDENCE)
+        if line is not None:
+            place = (called, column, dial.arms, line.p, planned)
+            found.append(Comparison(*place, slope=line, measure=measure))
     return found
 
 
@@ -163,17 +178,23 @@ def dials(table: Table) -> list[Dial]:
 
 
 def along(
-    table: Table, column: Column, arms: Sequence[Arm], measure: Measure
+    table: Table,
+    column: Column,
+    arms: Sequence[Arm],
+    measure: Measure,
+    *,
+    disconnected: bool = False,
 ) -> list[list[tuple[float, float]]]:
     """For each arm the measure and the accuracy of its runs.
 
-    Arms of mostly disconnected graphs are left out where the measure is 0 for all of these, as the
-    normalised gap is, however well or badly their parts expand.
+    Arms of which more than half of the layers fall into several components are left out, unless
+    `disconnected` asks for them, where the measure does not tell how well the parts expand: the
+    gap of such a layer is 0, whatever they do.
     """
     found = []
     for arm in arms:
         cell = table.cell(arm, column)
-        if measure.needs_connection and cell.disconnected:
+        if measure.needs_connection and cell.disconnected and not disconnected:
             continue
         values = [(measure.value(record), record.accuracy) for record in cell.finished]
         found.append([(x, y) for x, y in values if x is not None])

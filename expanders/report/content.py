@@ -62,8 +62,10 @@ _SLOPES = (
     "A dial is a graph model of which three or more arms differ in one number. Its slope is that "
     "of a line through the means of its arms, with an interval from Student's t with (arms − 2) "
     "degrees of freedom: the runs of an arm share its kind of wiring, and are not independent "
-    "points (Donald and Lang, 2007). Most layers of some arms fall into several components. These "
-    "graphs all have the gap 0, so they are drawn hollow, and have no part in slopes along the gap."
+    "points (Donald and Lang, 2007). A graph that falls into several components has the gap 0 and "
+    "a large σ2, however well its parts expand. Arms of which more than half of the layers are "
+    "such are drawn hollow, and have no part in slopes along the gap and σ2 / bound; those “with "
+    "disconnected arms” are over all arms."
 )
 _VARIANCES = (
     "Where several graph seeds each met the same several starts, the variance of a cell is split "

@@ -22,7 +22,8 @@ class Measure:
         value: the number of one run; None where the run does not have it.
         shown: how the mean over the runs of a cell is written.
         step: the change of this measure that slopes are given for; 0 where there are none.
-        needs_connection: whether it is 0 for all disconnected graphs, and so tells nothing of them.
+        needs_connection: whether it is that of a disconnected graph however its parts expand, and
+            so tells nothing of them.
         bound: a value to mark, if there is one.
     """
 
@@ -64,7 +65,9 @@ def _seconds(value: float) -> str:
 _count = "{:,.0f}".format
 
 GAP = Measure("normalised gap", _named(metrics.NORMALISED_GAP), step=0.1, needs_connection=True)
-RATIO = Measure("σ2 / bound", _named(metrics.RAMANUJAN_RATIO), step=0.1, bound=1)
+RATIO = Measure(
+    "σ2 / bound", _named(metrics.RAMANUJAN_RATIO), step=0.1, needs_connection=True, bound=1
+)
 EFFECTIVE = Measure("effective parameters", _named(metrics.EFFECTIVE_PARAMETERS), _count, step=1000)
 LIVE = Measure("live parameters", _named(metrics.LIVE_PARAMETERS), _count)
 LIVE_SHARE = Measure("% of dense", _percent(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS))

@@ -12,6 +12,7 @@ from expanders.runs.folders import run_digest, write_summary
 from tests.report.run_folders import change, write_run
 
 GAP = "graph/normalised_gap_mean"
+RATIO = "graph/ramanujan_ratio_mean"
 SEEDS = range(3)
 
 
@@ -126,7 +127,8 @@ def dial(root, seeds=SEEDS):
     for p, gap in ((0, 0.0), (0.1, 0.1), (0.3, 0.2), (0.6, 0.3), (1, 0.4)):
         for seed in seeds:
             accuracy = 0.6 + 0.1 * gap + 0.0002 * ((7 * seed + int(10 * p)) % 5)
-            measures = {GAP: gap, "graph/disconnected_layers": 2 if p == 0 else 0}
+            measures = {GAP: gap, RATIO: 1.1 - gap}
+            measures["graph/disconnected_layers"] = 2 if p == 0 else 0
             options = {"p": p} if p else {}  # p = 0 as if it were the default
             folder = write_run(
                 root, "rewired", 3, seed, accuracy if p else 0.7, options=options, measures=measures
@@ -150,6 +152,10 @@ def test_the_slope_along_a_dial_is_that_of_its_arms_and_leaves_out_disconnected_
     (row,) = comparison_tables.comparisons([line]).rows
     assert row[2].lines[0].endswith("per 0.1")
     assert row[4].lines == ("4 arms",)
+    every = found["rewired, along the normalised gap, with disconnected arms"]
+    assert (every.planned, every.slope.arms) == (False, 5)
+    # It tells of disconnected graphs as little as the gap does.
+    assert found["rewired, along the σ2 / bound"].slope.arms == 4
     # The number of seeds is no number of independent points.
     dial(tmp_path / "more", range(3, 30))
     more = said(tmp_path / "more")["rewired, along the normalised gap"]
