@@ -20,16 +20,18 @@ RUNS = {
     "dense": 12,
     "paper": 57,
     "smoke": 33,
-    "expansion": 24,
+    "expansion": 33,
     "arena": 123,
     "arena_smoke": 41,
-    "study": 110,
+    "study": 95,
+    "study_added": 25,
     "study_pilot": 114,
 }
 # Of the largest sweeps a part is listed, to save time: the overrides, and how many runs it has.
 PARTS = {
     "arena": (["optimizer.lr=0.05"], 41),
-    "study": (["seed=0"], 22),
+    "study": (["seed=0"], 19),
+    "study_added": (["seed=0"], 5),
     "study_pilot": (["optimizer.lr=0.05", "init.fan=dense"], 20),
 }
 ROWS = ("vgg_cifar10", "vgg_tinyimagenet", "resnet_cifar10", "resnet_tinyimagenet", "dense")
