@@ -4,19 +4,16 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
+
+from expanders.runs.provenance import processor
 
 
 def machine(num_threads: int) -> str:
     """Processor, threads, load and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.processor()
     return (
-        f"{processor}, {num_threads} of {os.cpu_count()} threads, "
+        f"{processor()}, {num_threads} of {os.cpu_count()} threads, "
         f"load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, "
         f"Python {platform.python_version()}"
     )

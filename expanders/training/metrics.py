@@ -31,6 +31,7 @@ LIVE_PARAMETERS = "params/live"  # of the whole network
 DENSE_PARAMETERS = "params/dense"  # of its dense twin
 LIVE_FLOPS = "flops/live"  # per image, forward, two for a multiply-add
 DENSE_FLOPS = "flops/dense"
+COMPUTED_BY = "computed_by"  # versions, commit, processor, threads, and so on
 PEAK_MEMORY = "peak_memory_bytes"  # of the GPU, or without one of the process
 STARTED_FROM = "started_from"  # folder of the run whose training this one goes on with
 TEST_READ_BEFORE = "test_read_before"  # whether that one had evaluated on the test images
