@@ -34,8 +34,8 @@ class Scored:
             all edges to the budget. What was removed stays so.
         scope: where edges compete. In the "network": the score spreads the policy's total of
             weights over the layers, by its value per weight (of single weights, as published);
-            the total is never exceeded, and missed by less than one kernel. In a "layer": each layer
-            has the policy's edges.
+            the total is never exceeded, and missed by less than one kernel. In a "layer": each
+            layer has the policy's edges.
         floor: what a layer keeps whatever the scores: its best "edge", or for every "vertex", an
             input or output channel, its best edge (max(num_left, num_right) edges in all).
         placement: "random" draws as many edges in every layer at random: whether it matters which
