@@ -4,6 +4,7 @@ import copy
 import inspect
 import logging
 from collections import Counter
+from operator import attrgetter
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,10 @@ from torch import Tensor, fx, nn
 
 from expanders.wiring.layers import SparseConv2d, SparseLayer
 from expanders.wiring.pool import max_pool2d
+from expanders.wiring.unstructured import UnstructuredConv2d
 
 _log = logging.getLogger(__name__)
+_CONVOLUTIONS = (nn.Conv2d, SparseConv2d, UnstructuredConv2d)  # not what is derived from them
 RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_")
 MAX_POOLS = (F.max_pool2d, torch.max_pool2d)
 
@@ -39,17 +42,15 @@ def fold(model: nn.Module) -> nn.Module:
 
 def _absorb_relus(network: fx.GraphModule) -> None:
     modules = dict(network.named_modules(remove_duplicate=False))
-    calls = [node for node in network.graph.nodes if node.op == "call_module"]
-    uses = Counter(id(modules[call.target]) for call in calls)
+    once = _used_once(network)
     for node in list(network.graph.nodes):
-        if not _is_relu(node, modules):
-            continue
-        source = node.args[0]
-        conv = modules.get(source.target) if source.op == "call_module" else None
-        if isinstance(conv, SparseConv2d) and len(source.users) == uses[id(conv)] == 1:
-            conv.relu = True
-            node.replace_all_uses_with(source)
-            network.graph.erase_node(node)
+        source = _source(node) if _is_relu(node, modules) else None
+        if source is not None and source in once:
+            conv = modules[str(source.target)]
+            if isinstance(conv, SparseConv2d):
+                conv.relu = True
+                node.replace_all_uses_with(source)
+                network.graph.erase_node(node)
 
 
 def _replace_max_pools(network: fx.GraphModule) -> None:
@@ -73,7 +74,8 @@ def without_norms(model: nn.Module) -> nn.Module:
     """A copy in which each batch norm right after a convolution is folded into it.
 
     A network whose flow of tensors cannot be traced keeps its norms, and so do convolutions and
-    norms that are used more than once.
+    norms that are used more than once, or whose weights others have too or are computed anew in
+    every call (weight norm and the like).
     """
     model = copy.deepcopy(model).eval()
     try:
@@ -82,21 +84,45 @@ def without_norms(model: nn.Module) -> nn.Module:
         _log.warning("batch norms are not folded: %s", " ".join(str(error).split()))
         return model
     modules = dict(network.named_modules(remove_duplicate=False))
-    calls = [node for node in network.graph.nodes if node.op == "call_module"]
-    uses = Counter(id(modules[call.target]) for call in calls)
-    for call in calls:
-        norm, source = modules[call.target], call.args[0]
-        conv = modules.get(source.target) if source.op == "call_module" else None
-        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d | SparseConv2d):
+    once = _used_once(network)
+    for call in [node for node in network.graph.nodes if node.op == "call_module"]:
+        norm, source = modules[str(call.target)], _source(call)
+        if not isinstance(norm, nn.BatchNorm2d) or source is None or not {call, source} <= once:
             continue
-        once = len(source.users) == 1 and uses[id(norm)] == uses[id(conv)] == 1
-        if once and norm.running_var is not None:
+        conv = modules[str(source.target)]
+        is_plain = type(conv) in _CONVOLUTIONS and "weight" in dict(conv.named_parameters())
+        if is_plain and norm.running_var is not None:
             _fold(conv, norm)
             call.replace_all_uses_with(source)
             network.graph.erase_node(call)
     network.delete_all_unused_submodules()
     network.recompile()
     return network
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """The call of a module whose result a node takes as its first input, if nothing else does."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or source.op != "call_module" or len(source.users) > 1:
+        return None
+    return source
+
+
+def _used_once(network: fx.GraphModule) -> set[fx.Node]:
+    """The calls of modules that are called once, and whose parameters nothing else has or reads."""
+    modules = dict(network.named_modules(remove_duplicate=False))
+    called, uses = {}, Counter[int]()
+    for node in network.graph.nodes:
+        if node.op == "call_module":
+            module = called[node] = modules[node.target]
+            uses.update({id(module), *map(id, module.parameters())})
+        elif node.op == "get_attr":
+            uses[id(attrgetter(node.target)(network))] += 1
+    return {
+        call
+        for call, module in called.items()
+        if all(uses[id(each)] == 1 for each in (module, *module.parameters()))
+    }
 
 
 class _Tracer(fx.Tracer):

@@ -119,6 +119,38 @@ def test_relus_that_only_they_read_are_taken_into_convolutions():
     assert_close(folded(x), model(x))
 
 
+class Sharing(nn.Module):
+    """Convolutions whose weights are not theirs alone, each followed by a norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.tied = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+        self.tied[1].weight = self.tied[0].weight
+        self.read = nn.Conv2d(3, 3, 1)
+        parametrized = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
+        self.computed = nn.ModuleList([parametrized, nn.utils.spectral_norm(nn.Conv2d(3, 3, 1))])
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(5))
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+
+    def forward(self, x):
+        for conv, norm in zip((*self.tied, self.read, *self.computed), self.norms, strict=True):
+            x = norm(conv(x))
+        x = x + self.read.weight.sum()
+        tokens = x.flatten(2).mT
+        return self.attention(query=tokens, key=tokens, value=tokens)[0]
+
+
+@torch.no_grad()
+def test_a_convolution_whose_weight_is_not_its_own_keeps_its_norm():
+    model, x = Sharing(), torch.randn(4, 3, 5, 5)
+    for norm in model.norms:
+        norm.running_var.uniform_(0.1, 4)
+        norm.running_mean.normal_()
+    folded = fold(model)
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules()) == 5
+    assert_close(folded(x), model.eval()(x))
+
+
 class Pools(nn.Module):
     """Three ways to write a max-pool, and one that the operator does not have."""
 
