@@ -29,7 +29,7 @@ def provenance(arithmetic: Arithmetic) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package is in; ends in `-dirty` if files were changed."""
+    """The commit of the checkout that this package is in; `-dirty` if files were changed."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     checkout = Path(__file__).parents[2]
     if not (checkout / ".git").exists():  # installed, perhaps into another project's checkout

@@ -57,13 +57,13 @@ def is_faster_sparse(
     others.
 
     Dense convolutions compute blocks of 8 or 16 input channels. Of images with 3 or 4 channels most
-    of a block is empty, and the first case is faster over the edges of any graph (complete ones of
-    32x32 pixels: 1.7 times).
+    of a block is empty, and 3x3 kernels with stride 1 are faster over the edges of any graph: a
+    step of a complete one 1.1 to 1.7 times, from 16 to 128 images of 32x32 pixels.
     """
     if not kernel_size:
         return density <= 0.1
     if math.prod(kernel_size) > 1 and math.prod(stride) == 1:
-        return density <= 0.3 or num_left <= 4
+        return density <= 0.3 or (num_left <= 4 and tuple(kernel_size) == (3, 3))
     return density <= 0.15
 
 

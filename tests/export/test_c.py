@@ -81,7 +81,7 @@ def check(model, pixels, tmp_path, *command, emulator=()):
 )
 def test_networks_of_the_suite(name, degree, options, pixels, tmp_path):
     model = trained(name, degree, **options)
-    check(model, pixels, tmp_path, compiler(), *STRICT, *SANITIZED)
+    check(model, pixels, tmp_path, *compiler(), *STRICT, *SANITIZED)
 
 
 @pytest.mark.parametrize("bits", ARM)
@@ -118,7 +118,7 @@ def test_single_layers(layer, tmp_path):
         first, layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 5)
     )
     images = torch.randint(256, (3, 3, 11, 11)).float()
-    check(model.eval(), images, tmp_path, compiler(), *STRICT, *SANITIZED)
+    check(model.eval(), images, tmp_path, *compiler(), *STRICT, *SANITIZED)
 
 
 def test_single_weights_become_whole_kernels(pixels, tmp_path):
@@ -136,7 +136,7 @@ def test_single_weights_become_whole_kernels(pixels, tmp_path):
         assert torch.equal(kernels.dense_weight(), layer.dense_weight())
         assert kernels.num_edges == int(layer.mask().sum())
     assert {name for name, m in model.named_modules() if type(m) is UnstructuredConv2d} == single
-    check(model, pixels, tmp_path, compiler(), *STRICT, *SANITIZED)
+    check(model, pixels, tmp_path, *compiler(), *STRICT, *SANITIZED)
 
 
 def test_memory_is_used_again_and_small(tmp_path):

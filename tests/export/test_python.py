@@ -1,6 +1,9 @@
 """One call that exports any network, also one that the launcher did not build."""
 
 import copy
+import os
+import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -75,6 +78,12 @@ def test_the_c_file_runs_in_this_process_on_several_threads(model, tmp_path):
         for logits in callers.map(predict, [pixels] * 64):
             assert_close(logits, wanted)
     assert predict(pixels[:0]).shape == (0, 5)
+    with torch.device("meta"):
+        torch.set_default_dtype(torch.float64)
+        try:
+            assert_close(predict(pixels), wanted)
+        finally:
+            torch.set_default_dtype(torch.float32)
     assert (predict.shape, predict.classes) == ((3, 12, 12), 5)
 
 
@@ -86,13 +95,45 @@ def test_what_a_c_file_cannot_take_is_named(model, tmp_path):
         expanders.CNetwork(path, threads=0)
     predict = expanders.CNetwork(path, threads=1)
     bytes_ = torch.zeros(1, 3, 12, 12, dtype=torch.uint8)
-    for pixels in (bytes_.float(), bytes_[0], bytes_[..., 1:], bytes_.to("meta")):
-        with pytest.raises(SettingError, match=r"pixels=.*: expected uint8 \(N, 3, 12, 12\)"):
+    shapes = bytes_.float(), bytes_[0], bytes_[..., 1:], bytes_.to("meta"), bytes_.numpy()
+    for pixels in shapes:
+        with pytest.raises(SettingError, match=r"pixels=.*: .* uint8 \(N, 3, 12, 12\), on the CPU"):
             predict(pixels)
     other = tmp_path / "other.c"
-    other.write_text("int main(void) { return 0; }")
-    with pytest.raises(SettingError, match=r"path=.*other.c: is no C file of a network"):
+    for content in (b"int main(void) { return 0; }", bytes(range(256))):
+        other.write_bytes(content)
+        with pytest.raises(SettingError, match=r"path=.*other.c: is no C file of a network"):
+            expanders.CNetwork(other)
+    other.write_text(path.read_text() + "syntax error")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
         expanders.CNetwork(other)
+    assert "error:" in caught.value.__notes__[0]
+
+
+@pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
+def test_the_c_file_survives_an_interrupt_and_a_fork(model, tmp_path, monkeypatch):
+    path = tmp_path / "network.c"
+    expanders.export_network(model, path, size=12, format="c", transform=TRANSFORM)
+    monkeypatch.setenv("CC", f"{shutil.which('env')} {' '.join(compiler())}")  # with an argument
+    predict = expanders.CNetwork(path, threads=1)
+    pixels = torch.randint(256, (1, 3, 12, 12), dtype=torch.uint8)
+    wanted = expected(model, TRANSFORM.eval(pixels))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    idle = predict._idle.get()
+    predict._idle.put(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict(pixels)
+    assert predict._idle.get(timeout=1) is interrupted
+    predict._idle.put(idle)
+    both = pixels.repeat(2, 1, 1, 1)
+    predict(both)  # threads have started
+    child = os.fork()
+    if not child:
+        os._exit(not torch.allclose(predict(both)[:1], wanted, atol=1e-4))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_eight_bits(own_network, parts, tmp_path):

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -37,15 +38,13 @@ int main(void) {{
 """
 
 _LIBRARY = """
-#include "{network}"
-
 void predict_every(int step, const uint8_t *pixels, float *logits, int first, int images);
 
-void predict_every(int step, const uint8_t *pixels, float *logits, int first, int images) {{
+void predict_every(int step, const uint8_t *pixels, float *logits, int first, int images) {
   for (size_t i = (size_t)first; i < (size_t)images; i += (size_t)step)
     predict(pixels + i * NETWORK_HEIGHT * NETWORK_WIDTH * NETWORK_CHANNELS,
             logits + i * NETWORK_CLASSES);
-}}
+}
 """
 
 
@@ -56,7 +55,8 @@ class CNetwork:
     >>> predict = expanders.CNetwork("network.c")
     >>> logits = predict(pixels)
 
-    Of a batch, every thread computes images of its own. Calls from several threads share them.
+    Of a batch, every thread computes images of its own. Calls from several threads share them. What
+    was loaded stays in memory until the process ends.
 
     Args:
         path: of the file.
@@ -76,8 +76,8 @@ class CNetwork:
     def __init__(
         self, path: str | Path, *, threads: int | None = None, flags: tuple[str, ...] = NATIVE
     ) -> None:
-        path = Path(path)
-        facts = dict(re.findall(r"^#define NETWORK_(\w+) (\d+)$", path.read_text(), re.M))
+        text = Path(path).read_bytes().decode(errors="replace")
+        facts = dict(re.findall(r"^#define NETWORK_(\w+) (\d+)$", text, re.M))
         try:
             channels, height, width = (int(facts[k]) for k in ("CHANNELS", "HEIGHT", "WIDTH"))
             self.classes = int(facts["CLASSES"])
@@ -88,13 +88,12 @@ class CNetwork:
         self.threads = torch.get_num_threads() if threads is None else threads
         if self.threads < 1:
             raise SettingError("threads", threads, "must be at least 1")
-        self._pool = ThreadPoolExecutor(self.threads)
         # Values between layers lie in static memory, so every thread loads a copy of its own.
         self._idle: SimpleQueue[Any] = SimpleQueue()
         with tempfile.TemporaryDirectory() as folder:
             source, library = Path(folder) / "library.c", Path(folder) / "library.so"
-            source.write_text(_LIBRARY.format(network=path.resolve()))
-            _compile((compiler() or "cc", *flags, "-shared", "-fPIC"), source, library)
+            source.write_text(text + _LIBRARY)
+            _compile((*_compiler(), *flags, "-shared", "-fPIC"), source, library)
             for number in range(self.threads):
                 copy = shutil.copy(library, Path(folder) / f"{number}.so")
                 predict_every = ctypes.CDLL(str(copy)).predict_every  # stays without its file
@@ -110,29 +109,39 @@ class CNetwork:
         Raises:
             SettingError: if they have another type or shape.
         """
+        wanted = f"expected a tensor, uint8 (N, {', '.join(map(str, self.shape))}), on the CPU"
+        if not isinstance(pixels, Tensor):
+            raise SettingError("pixels", type(pixels).__name__, wanted)
         given = pixels.device.type, pixels.dtype, pixels.dim(), pixels.shape[1:]
         if given != ("cpu", torch.uint8, 4, self.shape):
             what = f"{pixels.dtype} {tuple(pixels.shape)} on {pixels.device}".removeprefix("torch.")
-            wanted = ", ".join(map(str, self.shape))
-            raise SettingError("pixels", what, f"expected uint8 (N, {wanted}) on the CPU")
+            raise SettingError("pixels", what, wanted)
         pixels = pixels.permute(0, 2, 3, 1).contiguous()
-        logits = torch.empty(len(pixels), self.classes)
+        logits = torch.empty(len(pixels), self.classes, dtype=torch.float32, device="cpu")
 
         def compute_from(first: int) -> None:
             predict_every = self._idle.get()
-            predict_every(pixels.data_ptr(), logits.data_ptr(), first, len(pixels))
-            self._idle.put(predict_every)
+            try:
+                predict_every(pixels.data_ptr(), logits.data_ptr(), first, len(pixels))
+            finally:  # an interrupt comes when the call returns
+                self._idle.put(predict_every)
 
         if len(pixels) == 1:
-            compute_from(0)  # other threads would take longer to wake
+            compute_from(0)  # other threads would take longer to start
         else:
-            list(self._pool.map(compute_from, range(self.threads)))
+            with ThreadPoolExecutor(self.threads) as pool:  # of this call: a fork has no threads
+                list(pool.map(compute_from, range(self.threads)))
         return logits
 
 
-def compiler() -> str | None:
-    """The C compiler of this machine, `$CC` or `cc`; None if there is none."""
-    return shutil.which(os.environ.get("CC", "cc"))
+def compiler() -> tuple[str, ...] | None:
+    """The C compiler of this machine, `$CC` (it may have arguments) or `cc`; None without one."""
+    command = _compiler()
+    return command if shutil.which(command[0]) else None
+
+
+def _compiler() -> tuple[str, ...]:
+    return tuple(shlex.split(os.environ.get("CC", ""))) or ("cc",)
 
 
 def run_c(
@@ -154,7 +163,7 @@ def run_c(
     with tempfile.TemporaryDirectory() as folder:
         main, program = Path(folder) / "main.c", Path(folder) / "main"
         main.write_text(_MAIN.format(network=path.resolve()))
-        _compile(command or (compiler() or "cc", "-O2"), main, program)
+        _compile(command or (*_compiler(), "-O2"), main, program)
         ran = subprocess.run(
             [*emulator, str(program)], input=pixels, check=True, capture_output=True
         )
@@ -164,4 +173,8 @@ def run_c(
 
 def _compile(command: tuple[str, ...], source: Path, target: Path) -> None:
     build = [*command, str(source), "-o", str(target), "-lm"]
-    subprocess.run(build, check=True, capture_output=True, text=True)
+    try:
+        subprocess.run(build, check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        error.add_note(error.stderr)
+        raise
