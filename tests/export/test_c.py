@@ -93,7 +93,27 @@ def test_on_arm(name, bits, pixels, tmp_path):
     check(trained(name), pixels, tmp_path, cross, *STRICT, "-static", emulator=(emulator,))
 
 
+class Weighted(nn.Module):
+    """A sum with an option."""
+
+    def forward(self, x):
+        return torch.add(x, x, alpha=2)
+
+
+class Aliased(nn.Module):
+    """A tensor that is read under two names, of which one goes through a ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dropout = nn.Conv2d(6, 6, 1), nn.Dropout(0.5)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return torch.relu(self.dropout(y)) + y
+
+
 LAYERS = {
+    "a tensor of two names": Aliased(),
     "grouped convolution": nn.Conv2d(6, 4, 3, padding=2, groups=2, dilation=2),
     "no edge": SparseConv2d(6, 4, (3, 3), torch.zeros(2, 0, dtype=torch.int64)),
     "even kernel": nn.Conv2d(6, 4, 2, padding="same"),
@@ -151,6 +171,9 @@ def test_memory_is_used_again_and_small(tmp_path):
     [
         (nn.Softplus(), "there is no C for Softplus at 1"),
         (nn.MaxPool2d(2, ceil_mode=True), "there is no C for MaxPool2d"),
+        (nn.AvgPool2d(2, divisor_override=3), "there is no C for AvgPool2d"),
+        (nn.GELU("tanh"), "there is no C for GELU at 1"),
+        (Weighted(), "there is no C for add at add"),
         (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), "padding_mode=reflect at 1"),
     ],
 )

@@ -100,9 +100,9 @@ class _Writer:
             self._mean(node)
         elif what in _NOTHING:
             self._keep(node)
-        elif what in _ACTIVATIONS and getattr(module, "negative_slope", 0.01) == 0.01:
+        elif what in _ACTIVATIONS and _is_default(node, module):
             self._activate(node, _ACTIVATIONS[what])
-        elif what in _SUMS and all(isinstance(arg, fx.Node) for arg in node.args):
+        elif what in _SUMS and _are_nodes(node.args) and not node.kwargs:
             self._append(node, node.args, "add({in}, {out}, {activation});", activation="none")
         elif what is operator.getitem and (stride := _stride(node)) is not None:
             self._append(node, node.args[:1], f"subsample({{in}}, {{out}}, {stride}, 0);")
@@ -169,8 +169,11 @@ class _Writer:
         """Let the step before apply the function, if its result is not needed without."""
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        step = next(step for step in self.steps if step.output is self.planes[source])
-        if step.activation != "none" or len(source.users) > 1:
+        plane = self.planes[source]
+        aliases = {other for other, known in self.planes.items() if known is plane}
+        readers = {user for alias in aliases for user in alias.users} - aliases
+        step = next(step for step in self.steps if step.output is plane)
+        if step.activation != "none" or len(readers) > 1:
             step = self._append(node, [source], "copy({in}, {out}, {activation});", "none")
         step.activation = name
         self.planes[node] = step.output
@@ -179,7 +182,8 @@ class _Writer:
         is_mean = isinstance(pool, nn.AvgPool2d)
         names = ("kernel_size", "stride", "padding", "dilation")
         size, stride, padding, dilation = (side(getattr(pool, name, 1)) for name in names)
-        if None in (size, stride, padding, dilation) or pool.ceil_mode:
+        is_odd = pool.ceil_mode or getattr(pool, "divisor_override", None) is not None
+        if None in (size, stride, padding, dilation) or is_odd:
             raise _unsupported(str(pool), node)
         if not is_mean and (size, stride, padding, dilation) == (2, 2, 0, 1):
             self._append(node, node.args[:1], "max_pool_2x2({in}, {out});")
@@ -247,6 +251,18 @@ def _shape(node: fx.Node) -> tuple[int, int, int]:
         raise _unsupported(f"a tensor of shape {shape}", node)
     height, width = shape[2:] or (1, 1)
     return shape[1], height, width
+
+
+def _is_default(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an activation has none of the options that there is no C for."""
+    slope, form = getattr(module, "negative_slope", 0.01), getattr(module, "approximate", "none")
+    options = (*node.args[1:], *node.kwargs.values())
+    only_in_place = all(isinstance(value, bool) for value in options)
+    return slope == 0.01 and form == "none" and only_in_place
+
+
+def _are_nodes(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, fx.Node) for value in values)
 
 
 def _stride(node: fx.Node) -> int | None:
