@@ -1,7 +1,9 @@
 """From a network to a checked file."""
 
 import copy
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +42,9 @@ def export_network(
 
     >>> expanders.export_network(model, "network.onnx", size=32)
 
+    The file is run and compared with the network before it takes its name: on any error a file that
+    was at `path` before stays as it was.
+
     Args:
         network: maps normalised images (N, 3, size, size) to logits; it is not changed.
         path: of the file; its folder must exist.
@@ -54,7 +59,7 @@ def export_network(
 
     Raises:
         SettingError: if the network cannot be written, or not in this format.
-        RuntimeError: if the file computes something else than the network; it is then removed.
+        RuntimeError: if the file computes something else than the network.
         OSError: if the file cannot be written.
     """
     dataset = None
@@ -106,6 +111,8 @@ def write(
 ) -> Written:
     """Write a network in one of the formats, run the file, and compare it with the network.
 
+    On any error a file that was at `path` before stays as it was.
+
     Args:
         trained: the network.
         form: see `python -m expanders.export --help`.
@@ -116,7 +123,7 @@ def write(
     Raises:
         SettingError: if the network cannot be written, or not in this form, or if what it computes
             is not finite.
-        RuntimeError: if the file computes something else than the network; it is then removed.
+        RuntimeError: if the file computes something else than the network.
         OSError: if the file cannot be written.
     """
     check(form, dtype)
@@ -132,14 +139,14 @@ def write(
         content = quantized.content
     else:
         content = encode(trained, form)
-    write_atomically(path, lambda file: file.write(content))
     difference = largest = 0.0
-    for inputs, expected in examples:
-        difference = max(difference, _magnitude(_run(trained, form, path, inputs) - expected))
-        largest = max(largest, _magnitude(expected))
-    if quantized is None and not difference <= TOLERANCE * largest:
-        path.unlink()
-        raise RuntimeError(f"{path}: outputs of up to {largest:g} differ by {difference:g}")
+    with _unchecked(path, content) as written:
+        for inputs, expected in examples:
+            outputs = _run(trained, form, written, inputs)
+            difference = max(difference, _magnitude(outputs - expected))
+            largest = max(largest, _magnitude(expected))
+        if quantized is None and not difference <= TOLERANCE * largest:
+            raise RuntimeError(f"{path}: outputs of up to {largest:g} differ by {difference:g}")
     return Written(len(content), difference, largest, source, quantized)
 
 
@@ -193,6 +200,23 @@ def encode(trained: Trained, form: Form, dense: bool = False) -> bytes:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         remedy = f"has no way to write this network ({reason}); try another format"
         raise SettingError("format", form, remedy) from error
+
+
+@contextmanager
+def _unchecked(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path`, to check; renamed to `path` in the end, or removed on any exception."""
+    beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write_atomically(beside, lambda file: file.write(content))
+        yield beside
+        beside.replace(path)
+    except OSError as error:
+        if error.filename == str(beside):
+            error.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):  # as in a folder that was removed
+            beside.unlink(missing_ok=True)
 
 
 def _quantized(trained: Trained, count: int) -> Quantized:

@@ -12,7 +12,7 @@ from torch import nn
 from expanders import graphs
 from expanders.data import Transform
 from expanders.export import __main__ as command
-from expanders.export import formats, plain
+from expanders.export import formats, plain, writing
 from expanders.export.network import Trained, read
 from expanders.export.writing import encode, write
 from expanders.files import write_sealed
@@ -22,7 +22,7 @@ from expanders.seeds import stream
 from expanders.wiring.fold import without_norms
 from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.wire import sparsify
-from tests.export.conftest import DIGITS
+from tests.export.conftest import DIGITS, OWN
 
 TRANSFORM = {"mean": [125.3, 123.0, 113.9], "std": [63.0, 62.1, 66.7], "pad": 4, "crop": 32}
 
@@ -300,11 +300,55 @@ def test_dense_onnx_has_dense_kernels(run_folder, capsys):
     assert [64, 64, 3, 3] in [list(tensor.dims) for tensor in graph.initializer]
 
 
-def test_a_file_that_computes_something_else_is_removed(tmp_path, monkeypatch):
+def test_a_file_that_computes_something_else_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "run_state", lambda path, twin, images: torch.ones(1, 10))
-    with pytest.raises(RuntimeError, match="outputs of up to .* differ by"):
-        write(trained(), "dense-torch", tmp_path / "weights.pt")
-    assert list(tmp_path.iterdir()) == []
+    path = tmp_path / "weights.pt"
+    for before in ([], [path]):
+        for each in before:
+            each.write_bytes(b"before")
+        with pytest.raises(RuntimeError, match=f"^{path}: outputs of up to .* differ by"):
+            write(trained(), "dense-torch", path)
+        assert list(tmp_path.iterdir()) == before
+    assert path.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("onnx", "float32"), ("onnx", "int8"), ("torch", "float32")]
+)
+def test_a_file_that_cannot_be_run_leaves_what_was_there(
+    own_run, tmp_path, monkeypatch, form, dtype
+):
+    ran = []
+
+    def fail(trained, form, path, images):
+        ran.append(path)
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(writing, "_run", fail)
+    path = tmp_path / "network.file"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        write(read(own_run, model=OWN.target), form, path, dtype, 4)
+    assert path.read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == [path, own_run]
+    assert ran[0].suffix == ".file"
+
+
+def test_a_c_file_that_does_not_compile_leaves_what_was_there(own_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    path = tmp_path / "network.c"
+    path.write_bytes(b"before")
+    with pytest.raises(subprocess.CalledProcessError):
+        write(read(own_run, model=OWN.target), "c", path)
+    assert path.read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == [path, own_run]
+
+
+def test_an_export_that_cannot_be_written_names_the_file(tmp_path):
+    path = tmp_path / "missing" / "weights.pt"
+    with pytest.raises(FileNotFoundError) as caught:
+        write(trained(), "dense-torch", path)
+    assert caught.value.filename == str(path)
 
 
 def test_without_a_config_the_network_takes_normalised_images(run_folder):
