@@ -34,6 +34,7 @@ TITLES = {
     "gap": "Test accuracy against the normalised gap",
     "bound": "Test accuracy against σ2 / Ramanujan bound",
     "effective": "Test accuracy against effective parameters",
+    "reach": "Test accuracy against reach",
     "validation": "Accuracy on the validation images while training",
     "loss": "Training loss",
     "layers": "Edges of each wired layer",
@@ -50,6 +51,7 @@ NOTES = {
     "gap": f"{_PANELS}. Larger is better expansion. Hollow: most layers are disconnected.",
     "bound": "likewise; graphs left of the dotted line meet the bound, smaller is better.",
     "effective": "likewise.",
+    "reach": "likewise.",
     "validation": "mean over seeds, and the range from the lowest to the highest. Runs that did "
     "not finish are drawn only where there are no others. Thin lines lie over thick ones, so that "
     "equal curves can be seen.",

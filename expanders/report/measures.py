@@ -72,7 +72,8 @@ EFFECTIVE = Measure("effective parameters", _named(metrics.EFFECTIVE_PARAMETERS)
 LIVE = Measure("live parameters", _named(metrics.LIVE_PARAMETERS), _count)
 LIVE_SHARE = Measure("% of dense", _percent(metrics.LIVE_PARAMETERS, metrics.DENSE_PARAMETERS))
 FLOPS_SHARE = Measure("% of dense", _percent(metrics.LIVE_FLOPS, metrics.DENSE_FLOPS))
-AGAINST = {"gap": GAP, "bound": RATIO, "effective": EFFECTIVE}
+REACH = Measure("reach, %", _named(metrics.REACH, 100), step=10)
+AGAINST = {"gap": GAP, "bound": RATIO, "effective": EFFECTIVE, "reach": REACH}
 """What accuracy is drawn against and its slopes are taken along, by the name of the picture."""
 
 COSTS = (
@@ -101,4 +102,5 @@ GRAPHS = (
     Measure("edges that only the floor keeps", _named(metrics.FLOOR_EDGES), _count),
     EFFECTIVE,
     Measure("effective weights, %", _named(metrics.EFFECTIVE_SHARE, 100)),
+    REACH,
 )

@@ -64,6 +64,7 @@ RAMANUJAN_SHARE = graph("ramanujan_share")  # of the wired layers
 DISCONNECTED_LAYERS = graph("disconnected_layers")
 EFFECTIVE_PARAMETERS = graph("effective_parameters")  # weights on a path from input to output
 EFFECTIVE_SHARE = graph("effective_share")  # of the live weights
+REACH = graph("reach")  # share of the first layer's channels that channels of later layers see
 DEAD_OUTPUTS = graph("dead_outputs")
 UNUSED_INPUTS = graph("unused_inputs")
 FLOOR_EDGES = graph("floor_edges")  # of scored wirings: those that only the floor keeps

@@ -59,6 +59,17 @@ def test_a_chain_agrees_with_all_simple_paths(chain):
         assert values["log10_paths"] == pytest.approx(math.log10(len(routes)), abs=1e-9)
     else:
         assert values["log10_paths"] is None
+
+    def seen(start, depth):
+        """How many nodes of a depth lie behind one of depth 1."""
+        behind = nx.descendants(graph, start) if start in graph else ()
+        return sum(node in behind for node in ((depth, i) for i in range(widths[depth])))
+
+    shares = [
+        np.mean([seen((1, i), depth) / widths[depth] for i in range(widths[1])])
+        for depth in range(2, len(widths))
+    ]
+    assert values["reach"] == (pytest.approx(np.mean(shares)) if shares else None)
     ahead = set(inputs).union(*(nx.descendants(graph, i) for i in inputs))
     behind = set(outputs).union(*(nx.ancestors(graph, j) for j in outputs))
     nodes = [(depth, i) for depth, width in enumerate(widths) for i in range(width)]
@@ -335,3 +346,15 @@ def test_a_model_in_float32_has_its_effective_parameters_but_no_number_of_paths(
     assert (values["weights"], values["effective_parameters"]) == (36, 18)
     assert (values["dead_outputs"], values["unused_inputs"]) == (2 + 4, 2 + 2)
     assert values["log10_paths"] is None
+
+
+def test_blocks_that_line_up_never_meet_and_shuffled_ones_do():
+    """What no measure of a single layer tells: all of these fall into components in every layer."""
+
+    def reach(**options):
+        model = models.vgg16bn(width=0.5)
+        sparsify(model, partial(graphs.blocks, **options), 4)
+        return connectivity.measure(model, (3, 32, 32))["reach"]
+
+    assert reach(shuffle=False) < 0.3 < 0.7 < reach(shuffle=True) < 1
+    assert connectivity.measure(models.vgg16bn(width=0.25), (3, 32, 32))["reach"] == 1
