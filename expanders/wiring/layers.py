@@ -183,7 +183,12 @@ class SparseConv2d(SparseLayer):
 
     @classmethod
     def from_dense(cls, conv: nn.Conv2d, edges: Edges, *, bias: bool = True) -> Self:
-        """The convolution `conv` with only the kernels on `edges`, and their present values."""
+        """The convolution `conv` with only the kernels on `edges`, and their present values.
+
+        Raises SettingError if `conv` has groups, or as the layer itself does.
+        """
+        if conv.groups != 1:
+            raise SettingError("groups", conv.groups, "only a convolution of one group is wired")
         layer = cls(
             conv.in_channels,
             conv.out_channels,

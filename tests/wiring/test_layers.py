@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from expanders.errors import SettingError
+from expanders.wiring.draw import Wiring
 from expanders.wiring.layers import SparseConv2d, SparseLinear
+from expanders.wiring.unstructured import UnstructuredConv2d
+from expanders.wiring.wire import swap, wire
 
 
 def random_edges(num_left: int, num_right: int, num_edges: int, seed: int = 0) -> torch.Tensor:
@@ -136,3 +139,19 @@ def test_compiles():
 def test_refuses_edges_that_are_no_graph(edges, words):
     with pytest.raises(SettingError, match=words):
         SparseLinear(3, 4, torch.tensor(edges))
+
+
+@pytest.mark.parametrize("layer", [SparseConv2d, UnstructuredConv2d])
+def test_refuses_convolutions_in_groups(layer):
+    with pytest.raises(SettingError, match=r"^groups=2: .* one group"):
+        layer.from_dense(nn.Conv2d(4, 4, 3, groups=2), random_edges(2, 4, 5))
+
+
+@pytest.mark.parametrize("put", [wire, swap])
+@pytest.mark.parametrize("granularity", ["kernel", "weight"])
+def test_wirings_by_hand_refuse_convolutions_in_groups(put, granularity):
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4))
+    by_hand = Wiring({"0": random_edges(4, 4, 5)}, "by hand", granularity=granularity)
+    with pytest.raises(SettingError, match=r"^groups=4: by hand, layer 0: .* one group"):
+        put(model, by_hand)
+    assert type(model[0]) is nn.Conv2d
