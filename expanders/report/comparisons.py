@@ -137,10 +137,10 @@ def _slopes(
     """The slope along a dial in a column; if it leaves arms out, also the one over all of them."""
     found = []
     name = slope_name(dial, measure)
-    is_meant = measure is AGAINST["gap"] and any(dial.is_called(each) for each in contrasts)
+    is_planned = measure is AGAINST["gap"] and any(dial.is_called(each) for each in contrasts)
     points = along(table, column, dial.arms, measure)
     everywhere = along(table, column, dial.arms, measure, disconnected=True)
-    variants = [(name, points, is_meant)]
+    variants = [(name, points, is_planned)]
     if len(everywhere) > len(points):
         variants.append((f"{name}, with disconnected arms", everywhere, False))
     for called, arms, planned in variants:
