@@ -24,6 +24,10 @@ from expanders.wiring.operator import Execution, choose
 
 Edges = Tensor | npt.NDArray[np.int64]
 """Edges of a graph: int64, shape (2, num_edges), sorted by output, then by input channel."""
+Size = int | Sequence[int]
+"""Pixels in both directions, as PyTorch takes them: one number, a list of one or of two."""
+Padding = Literal["same", "valid"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class SparseLayer(nn.Module):
@@ -146,7 +150,7 @@ class SparseConv2d(SparseLayer):
     Args:
         in_channels: number of input channels, the left side of the graph.
         out_channels: number of output channels, the right side.
-        kernel_size: height and width of a kernel, in pixels.
+        kernel_size: height and width of a kernel, in pixels, or one number for both.
         edges: int64, shape (2, num_edges).
         stride, padding, dilation, padding_mode, bias: as in `torch.nn.Conv2d`.
 
@@ -157,27 +161,30 @@ class SparseConv2d(SparseLayer):
     RuntimeError.
 
     Raises:
-        SettingError: if the edges do not fit the channels, or are not sorted and distinct.
+        SettingError: if the edges do not fit the channels, or are not sorted and distinct; if a
+            size has more than two numbers, or there is no such padding or padding_mode.
     """
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: tuple[int, int],
+        kernel_size: Size,
         edges: Tensor,
         *,
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] | str = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
         padding_mode: str = "zeros",
         bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, edges, kernel_size, bias)
-        self.kernel_size: tuple[int, int] = kernel_size
-        self.stride = stride
-        self.dilation = dilation
-        self.margins = margins_of(padding, kernel_size, dilation)
+        check_choice("padding_mode", padding_mode, PaddingMode)
+        kernel = pair(kernel_size, "kernel_size")
+        super().__init__(in_channels, out_channels, edges, kernel, bias)
+        self.kernel_size: tuple[int, int] = kernel
+        self.stride = pair(stride, "stride")
+        self.dilation = pair(dilation, "dilation")
+        self.margins = margins_of(padding, kernel, self.dilation)
         self.padding_mode = padding_mode
         self.relu = False
 
@@ -192,13 +199,11 @@ class SparseConv2d(SparseLayer):
         layer = cls(
             conv.in_channels,
             conv.out_channels,
-            (conv.kernel_size[0], conv.kernel_size[1]),
+            conv.kernel_size,
             torch.as_tensor(edges),
-            stride=(conv.stride[0], conv.stride[1]),
-            padding=conv.padding
-            if isinstance(conv.padding, str)
-            else (conv.padding[0], conv.padding[1]),
-            dilation=(conv.dilation[0], conv.dilation[1]),
+            stride=conv.stride,
+            padding=conv.padding,
+            dilation=conv.dilation,
             padding_mode=conv.padding_mode,
             bias=bias and conv.bias is not None,
         )
@@ -278,25 +283,31 @@ class SparseLinear(SparseLayer):
 
 
 def margins_of(
-    padding: tuple[int, int] | str, kernel_size: tuple[int, int], dilation: tuple[int, int]
+    padding: Size | str, kernel_size: tuple[int, int], dilation: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Rows and columns to add around an image: (left, right, top, bottom)."""
+    """Rows and columns to add around an image: (left, right, top, bottom).
+
+    Raises SettingError for a padding of another name than PyTorch has, or of more than two numbers.
+    """
+    if not isinstance(padding, str):
+        height, width = (int(p) for p in pair(padding, "padding"))
+        return (width, width, height, height)
+    check_choice("padding", padding, Padding)
     if padding == "valid":
         return (0, 0, 0, 0)
-    if padding == "same":
-        height, width = (d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
-        return (width // 2, width - width // 2, height // 2, height - height // 2)
-    height, width = (int(p) for p in padding)
-    return (width, width, height, height)
+    height, width = (d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
+    return (width // 2, width - width // 2, height // 2, height - height // 2)
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
-    """A size in both directions, which PyTorch takes as one number, a list of one or of two."""
+def pair(value: Size, setting: str = "size") -> tuple[int, int]:
+    """A size in both directions; raises SettingError for none, and for more than two numbers."""
     sizes = tuple(value) if isinstance(value, Sequence) else (value,)
+    if len(sizes) not in (1, 2):
+        raise SettingError(setting, value, "give one number, or two for height and width")
     return sizes[0], sizes[-1]
 
 
-def side(value: int | Sequence[int]) -> int | None:
+def side(value: Size) -> int | None:
     """A size that is the same in both directions, or None if it is not."""
     height, width = pair(value)
     return height if height == width else None

@@ -58,6 +58,40 @@ def test_convolution_takes_padding_by_name(padding):
     check_equal(dense, SparseConv2d.from_dense(dense, edges), edges, (2, 4, 8, 9))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "dilation": 2},
+        {"kernel_size": [3, 5], "stride": [2, 1], "padding": [1, 2], "dilation": [1, 2]},
+        {"kernel_size": 3, "padding": "same", "padding_mode": "reflect"},
+    ],
+)
+def test_convolution_takes_sizes_as_torch_does(options):
+    dense = nn.Conv2d(4, 6, **options, dtype=torch.float64)
+    edges = random_edges(4, 6, 9)
+    layer = SparseConv2d(4, 6, edges=edges, **options).double()
+    layer.load_state_dict(SparseConv2d.from_dense(dense, edges).state_dict())
+    check_equal(dense, layer, edges, (2, 4, 9, 11))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"padding": "sme"}, "padding=sme: choose same or valid"),
+        ({"padding": "1"}, "padding=1: choose same or valid"),
+        ({"padding_mode": "zero"}, "padding_mode=zero: choose zeros, reflect, replicate or circul"),
+        ({"kernel_size": (3, 3, 3)}, r"kernel_size=\(3, 3, 3\): give one number, or two"),
+        ({"stride": (1, 2, 1)}, r"stride=\(1, 2, 1\): give one number, or two"),
+        ({"padding": [1, 1, 1]}, r"padding=\[1, 1, 1\]: give one number, or two"),
+        ({"dilation": ()}, r"dilation=\(\): give one number, or two"),
+    ],
+)
+def test_refuses_a_geometry_that_is_none(option, words):
+    with pytest.raises(SettingError, match=f"^{words}"):
+        SparseConv2d(4, 6, **{"kernel_size": 3, "edges": random_edges(4, 6, 9)} | option)
+
+
 @settings(max_examples=30, deadline=None)
 @given(bias=st.booleans(), num_edges=st.integers(0, 35), batch=st.sampled_from([(), (3,), (2, 3)]))
 def test_linear_equals_dense_with_zeros(bias, num_edges, batch):
