@@ -110,7 +110,7 @@ def save(
         }
     if training is not None:
         content["training"] = dict(training)
-    write(Path(path), content)
+    write(Path(path).expanduser(), content)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -123,9 +123,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Args:
         path: of the checkpoint.
-        model: a dense network to wire as the checkpoint says and to fill, in place. Needed only
-            for networks that are not from `expanders.models`: a checkpoint cannot make this
-            function call code from elsewhere.
+        model: a network to fill, in place, after its dense layers were wired as the checkpoint
+            says; layers that are sparse already must have its edges. Needed only for networks that
+            are not from `expanders.models`: a checkpoint cannot make this function call code from
+            elsewhere.
 
     Raises:
         SettingError: if the file is missing or no checkpoint, or if it does not fit the network;
@@ -139,7 +140,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         model = Blueprint(target, content["model"]["arguments"]).build()
     state = content["state"]
     try:
-        edges = {name: state[f"{name}.edges"] for name in content["layers"]}
+        modules = model.named_modules(remove_duplicate=False)
+        sparse = {name for name, module in modules if isinstance(module, SparseLayer)}
+        names = [name for name in content["layers"] if name not in sparse]
+        edges = {name: state[f"{name}.edges"] for name in names}
         granularity = content.get("granularity", "kernel")  # older files do not say so
         swap(model, Wiring(edges, "checkpoint", granularity=granularity))
     except (AttributeError, KeyError, SettingError) as error:

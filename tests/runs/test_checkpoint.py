@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from expanders import graphs, models
 from expanders.errors import DamagedError, SettingError
 from expanders.runs import checkpoint
 from expanders.runs.checkpoint import Blueprint, Origin, load_state, origin_of, read, wiring_of
+from expanders.seeds import stream
 from expanders.wiring.draw import draw
+from expanders.wiring.layers import SparseConv2d, SparseLinear
 from expanders.wiring.wire import sparsify, wire
 
 VGG = Blueprint("expanders.models.vgg16bn", {"num_classes": 10})
@@ -58,6 +61,51 @@ def test_networks_from_elsewhere_are_passed_in(tmp_path):
         expanders.load(path, nn.Sequential(nn.ReLU()))
     with pytest.raises(SettingError, match="does not fit"):
         expanders.load(path, nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)))
+
+
+def by_hand(seed=0, num_edges=20):
+    """A convolution and a linear layer made sparse by hand, and a dense layer to wire."""
+
+    def edges(num_left, num_right):
+        rng = stream(seed, "graph", num_left)
+        return torch.from_numpy(graphs.random(num_left, num_right, num_edges, rng))
+
+    conv = nn.Sequential(SparseConv2d(4, 8, (3, 3), edges(4, 8)), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(conv, SparseLinear(8, 6, edges(8, 6)), nn.ReLU(), nn.Linear(6, 5))
+
+
+def test_layers_made_sparse_by_hand_are_filled_as_they_are(tmp_path):
+    path = tmp_path / "best.pt"
+    model = by_hand()
+    sparsify(model, skip=[])  # the last layer
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    expanders.save(path, model, Blueprint("elsewhere.net"))
+    x = torch.randn(3, 4, 3, 3)
+    for other in (by_hand(), copy.deepcopy(model)):
+        assert torch.equal(expanders.load(path, other)(x), model(x))
+    other_graph, other_count = by_hand(seed=1), by_hand(num_edges=21)
+    other_kind = by_hand()
+    other_kind[1] = nn.ReLU()
+    for other, words in (
+        (other_graph, "does not fit: 0.0.edges is another graph"),
+        (other_count, r"does not fit: 0.0.weight has shape \(20, 3, 3\), in the model \(21, 3, 3"),
+        (other_kind, "does not fit the model: .*is a ReLU, not Conv2d or Linear"),
+        (nn.Sequential(), "does not fit the model: .*the wiring has it, and the model has not"),
+    ):
+        with pytest.raises(SettingError, match=words):
+            expanders.load(path, other)
+
+
+def test_files_are_saved_where_they_are_loaded_from(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    model = by_hand()
+    expanders.save("~/best.pt", model, Blueprint("elsewhere.net"))
+    assert (tmp_path / "best.pt").is_file()
+    assert list((tmp_path / "~").iterdir()) == []
+    expanders.load("~/best.pt", model)
 
 
 def change(state, name, value):
