@@ -141,7 +141,6 @@ def _make(path: Path, key: str, made: Contents) -> None:
     header = made.header(key)
     labels = np.array([label for part in made.labels for label in part], dtype="<i8").tobytes()
     header = replace(header, labels_crc=zlib.crc32(labels))
-    broken_list = path.with_name(f"{path.stem}.broken.txt")
     part = unfinished(path)
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -153,7 +152,7 @@ def _make(path: Path, key: str, made: Contents) -> None:
             _write(descriptor, slot, HEADER_BYTES + number * len(slot))
 
         if broken := _decode(made, todo, put):
-            raise _error(made, broken, broken_list)
+            raise _error(made, broken, path)
         _write(descriptor, labels, header.labels_at)
         _write(descriptor, header.to_bytes(), 0)
         os.truncate(descriptor, header.num_bytes)
@@ -161,7 +160,7 @@ def _make(path: Path, key: str, made: Contents) -> None:
     finally:
         os.close(descriptor)
     part.replace(path)
-    broken_list.unlink(missing_ok=True)
+    _list_of_broken(path).unlink(missing_ok=True)
     log.info("decoded images are kept in %s; dataset.cache=FOLDER moves them", path)
 
 
@@ -227,7 +226,7 @@ def _decode(
 
 
 def _error(made: Contents, broken: dict[int, str], path: Path) -> SettingError:
-    """The error for images that are broken; many of them are listed in the file `path`."""
+    """The error for images that are broken; many of them are listed in a file beside `path`."""
     lines = [f"{made.name(number)} ({reason})" for number, reason in broken.items()]
     if len(lines) == 1:
         name, reason = made.name(min(broken)), broken[min(broken)]
@@ -237,10 +236,15 @@ def _error(made: Contents, broken: dict[int, str], path: Path) -> SettingError:
         listed += f" and {len(lines) - _NUM_LISTED} more"
         text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
         with suppress(OSError):
-            write_atomically(path, lambda file: file.write(text))
-            listed += f" (all in {path})"
+            write_atomically(_list_of_broken(path), lambda file: file.write(text))
+            listed += f" (all in {_list_of_broken(path)})"
     remedy = f"{len(lines)} files are not readable images: {listed}; replace or remove them"
     return bad_root(made.root, remedy)
+
+
+def _list_of_broken(path: Path) -> Path:
+    """The file that lists the images which are broken, beside the file `path` of decoded images."""
+    return path.with_name(f"{path.stem}.broken.txt")
 
 
 def _without_file(path: Path, made: Contents, storage: Storage, error: OSError) -> Parts:

@@ -265,6 +265,16 @@ def test_a_disk_that_is_too_small_is_noticed_before_decoding(path, full):
     assert making.decoded == []
 
 
+def test_a_list_of_broken_images_is_not_written_over_the_cache(path, request):
+    cached(path, "a", "auto", Making(path.parent))
+    content = path.read_bytes()
+    request.getfixturevalue("full")
+    message = refusal(lambda: cached(path, "b", "memory", Making(path.parent, broken=NAMES)))
+    assert f"(all in {path.parent / 'set.broken.txt'})" in message
+    assert len((path.parent / "set.broken.txt").read_text().splitlines()) == len(NAMES)
+    assert path.read_bytes() == content
+
+
 def test_a_disk_that_becomes_full_is_one_line_and_what_was_decoded_stays(path, monkeypatch):
     real, writes = os.pwrite, []
 
