@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from expanders.errors import SettingError, check_choice
@@ -74,11 +75,12 @@ def constant(
     counts as the reference code does, which gives `random` value * num_left edges and `xnet`
     value * (size of the side that it draws from). Raises `SettingError` for a value below one.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value < math.inf:
+    degree = _number(value)
+    if not 1 <= degree < math.inf:
         raise SettingError("degree.value", value, "give a number of at least 1")
     check_choice("degree.budget", budget, Budget)
     return [
-        round(min(value * _counted_side(layer, graph, budget), layer.pairs))
+        round(min(degree * _counted_side(layer, graph, budget), layer.pairs))
         for layer in network.layers
     ]
 
@@ -98,8 +100,8 @@ def uniform(network: NetworkShape, graph: GraphModel, density: float = 0.05) -> 
 
     Raises `SettingError` for a density outside of (0, 1].
     """
-    _weights_of_density(network, density)
-    return [max(round(density * layer.pairs), 1) for layer in network.layers]
+    *_, share = _weights_of_density(network, density)
+    return [max(round(share * layer.pairs), 1) for layer in network.layers]
 
 
 def erk(network: NetworkShape, graph: GraphModel, density: float = 0.05) -> list[int]:
@@ -128,8 +130,9 @@ def total(
     shares = {"constant": _constant_shares, "uniform": _pairs, "erk": _erk_shares}
     check_choice("degree.spread", spread, Spread)
     dense = sum(layer.pairs * layer.weights_per_edge for layer in network.layers)
-    if isinstance(parameters, bool) or not isinstance(parameters, int):
+    if isinstance(parameters, bool) or not isinstance(parameters, Integral):
         raise SettingError("degree.parameters", parameters, "give a whole number")
+    parameters = int(parameters)
     if parameters > dense + network.other_parameters:
         remedy = f"the dense network has {dense + network.other_parameters} parameters"
         raise SettingError("degree.parameters", parameters, remedy)
@@ -166,11 +169,18 @@ def _erk_shares(network: NetworkShape) -> list[float]:
 
 def _weights_of_density(network: NetworkShape, density: float) -> tuple[int, str, float]:
     """The number of weights that a density of all graphs allows, and the setting it came from."""
-    number = isinstance(density, int | float) and not isinstance(density, bool)
-    if not number or not 0 < density <= 1:
+    share = _number(density)
+    if not 0 < share <= 1:
         raise SettingError("degree.density", density, "give a number above 0 and at most 1")
     dense = sum(layer.pairs * layer.weights_per_edge for layer in network.layers)
-    return int(density * dense + 1e-9), "degree.density", density
+    return int(share * dense + 1e-9), "degree.density", share
+
+
+def _number(value: object) -> float:
+    """A number, also one of NumPy, as Python's own, which does not overflow; NaN for all else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _spread(

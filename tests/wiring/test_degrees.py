@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +50,47 @@ def test_fractional_degree_is_rounded_to_edges():
     assert degrees.constant(network, graphs.rreg, value=2.55) == [26]
 
 
-@pytest.mark.parametrize("value", [1e9, 1e308])
+@pytest.mark.parametrize("number", [np.float16, np.float32, np.float64, np.int8, np.uint16])
+def test_numbers_of_numpy_are_numbers(number):
+    network = NetworkShape((LayerShape("a", 3000, 30_000), LayerShape("b", 10, 7)), 50)
+    expected = degrees.constant(network, graphs.rreg, value=3)
+    counts = degrees.constant(network, graphs.rreg, value=number(3))
+    assert counts == expected
+    assert {type(count) for count in counts} == {int}
+    for policy in (degrees.density, degrees.uniform, degrees.erk):
+        expected = policy(network, graphs.rreg, density=1)
+        assert policy(network, graphs.rreg, density=number(1)) == expected
+
+
+@pytest.mark.parametrize("policy", [degrees.density, degrees.uniform, degrees.erk])
+def test_densities_of_numpy_are_densities(policy):
+    network = NetworkShape((LayerShape("a", 300, 500), LayerShape("b", 10, 70)))
+    expected = policy(network, graphs.rreg, density=0.25)
+    for number in (np.float16, np.float32, np.float64):
+        assert policy(network, graphs.rreg, density=number(0.25)) == expected
+    with pytest.raises(SettingError, match=r"^degree.density=1.5: .*above 0 and at most 1"):
+        policy(network, graphs.rreg, density=np.float32(1.5))
+
+
+@pytest.mark.parametrize("number", [np.int16, np.int64, np.uint32])
+def test_totals_of_numpy_are_totals(number):
+    network = NetworkShape((LayerShape("a", 64, 128, (3, 3)),), 50)
+    expected = degrees.total(network, graphs.rreg, 2000)
+    assert degrees.total(network, graphs.rreg, number(2000)) == expected
+    with pytest.raises(SettingError, match=r"^degree.parameters=58: one edge per layer needs 9 "):
+        degrees.total(network, graphs.rreg, number(58))
+
+
+@pytest.mark.parametrize("value", [True, np.True_, np.float32("nan"), np.float64("inf"), "3", 0.9])
+def test_what_is_no_degree_is_named(value):
+    network = NetworkShape((LayerShape("a", 10, 7),), 50)
+    with pytest.raises(SettingError, match=f"^degree.value={value}: give a number of at least 1"):
+        degrees.constant(network, graphs.rreg, value=value)
+    with pytest.raises(SettingError, match=f"^degree.parameters={value}: give a whole number"):
+        degrees.total(network, graphs.rreg, parameters=value)
+
+
+@pytest.mark.parametrize("value", [1e9, 1e308, 10**400])
 def test_a_huge_degree_means_all_pairs(value):
     network = NetworkShape((LayerShape("a", 10, 7),))
     assert degrees.constant(network, graphs.rreg, value=value) == [70]
