@@ -43,7 +43,7 @@ def is_available() -> bool:
             try:
                 torch.ops.load_library(str(library()))  # type: ignore[no-untyped-call]
                 _outcome.append(True)
-            except (OSError, subprocess.CalledProcessError) as error:
+            except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
                 lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
                 _log.warning(
                     "sparse layers compute densely, which is slower: "
@@ -81,6 +81,7 @@ def library() -> Path:
 
     Raises:
         OSError: if there is no compiler, or the cache cannot be written.
+        RuntimeError: if the user has no home folder, and no other place for the cache is chosen.
         CalledProcessError: if the compiler fails; `stderr` has its words.
     """
     compiler = os.environ.get("CXX", "c++")
@@ -97,7 +98,8 @@ def library() -> Path:
     texts = [path.read_text() for path in sorted(_SOURCES.glob("*.[ch]*"))]
     facts = [*compile_command, *link_command, version.stdout, torch.__version__, _processor()]
     key = hashlib.sha256("\n".join([*facts, *texts]).encode()).hexdigest()[:16]
-    root = os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache" / "torch_extensions")
+    chosen = os.environ.get("TORCH_EXTENSIONS_DIR")
+    root = Path.home() / ".cache" / "torch_extensions" if chosen is None else chosen
     target = Path(root) / "expanders" / f"operators_{key}.so"
     if not target.exists():
         _log.info("compiling the operators, once for this machine: about a minute")
