@@ -184,6 +184,8 @@ class SparseConv2d(SparseLayer):
         self.kernel_size: tuple[int, int] = kernel
         self.stride = pair(stride, "stride")
         self.dilation = pair(dilation, "dilation")
+        if padding == "same" and self.stride != (1, 1):
+            raise SettingError("padding", padding, "goes with a stride of 1 only")
         self.margins = margins_of(padding, kernel, self.dilation)
         self.padding_mode = padding_mode
         self.relu = False

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expanders.wiring.layers import SparseConv2d, checked_edges, positions
+from expanders.wiring.layers import Size, SparseConv2d, checked_edges, positions
 
 
 class UnstructuredConv2d(SparseConv2d):
@@ -37,12 +37,12 @@ class UnstructuredConv2d(SparseConv2d):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: tuple[int, int],
+        kernel_size: Size,
         edges: Tensor,
         *,
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] | str = (0, 0),
-        dilation: tuple[int, int] = (1, 1),
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
         padding_mode: str = "zeros",
         bias: bool = True,
     ) -> None:
@@ -57,7 +57,7 @@ class UnstructuredConv2d(SparseConv2d):
             padding_mode=padding_mode,
             bias=bias,
         )
-        self.num_taps = in_channels * math.prod(kernel_size)
+        self.num_taps = in_channels * math.prod(self.kernel_size)
         self.register_buffer("edges", checked_edges(edges, self.num_taps, out_channels))
         self.weight = nn.Parameter(torch.zeros(edges.shape[1]))
         self._find_kernels()

@@ -84,6 +84,7 @@ def test_convolution_takes_sizes_as_torch_does(options):
         ({"kernel_size": (3, 3, 3)}, r"kernel_size=\(3, 3, 3\): give one number, or two"),
         ({"stride": (1, 2, 1)}, r"stride=\(1, 2, 1\): give one number, or two"),
         ({"padding": [1, 1, 1]}, r"padding=\[1, 1, 1\]: give one number, or two"),
+        ({"padding": "same", "stride": 2}, "padding=same: goes with a stride of 1 only"),
         ({"dilation": ()}, r"dilation=\(\): give one number, or two"),
     ],
 )

@@ -30,6 +30,8 @@ def test_computes_what_the_masked_dense_layer_computes(options, execution):
     taps = 6 * conv.weight[0, 0].numel()
     edges = graphs.random(taps, 10, 70, stream(0, "graph"))
     layer = UnstructuredConv2d.from_dense(conv, edges)
+    side = conv.kernel_size[0]
+    assert UnstructuredConv2d(6, 10, side, layer.edges).dense_weight().shape[2:] == (side, side)
     mask = np.zeros((10, taps))
     mask[edges[1], edges[0]] = 1
     conv.weight.data *= torch.from_numpy(mask).view_as(conv.weight)
