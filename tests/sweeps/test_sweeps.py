@@ -25,6 +25,7 @@ RUNS = {
     "arena_smoke": 41,
     "study": 95,
     "study_added": 25,
+    "study_seeds": 9,
     "study_pilot": 114,
 }
 # Of the largest sweeps a part is listed, to save time: the overrides, and how many runs it has.
