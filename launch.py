@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from expanders.errors import DivergedError, SettingError, TeamError
+from expanders.errors import DivergedError, SettingError, TeamError, one_line
 from expanders.runs import folders
 from expanders.runs.settings import Config, Node
 from expanders.runs.workers import name_command
@@ -94,9 +94,9 @@ def task(cfg: DictConfig) -> Node | float:
     except Exception as error:
         known = user_error(error)
         if alone and known and not _SHOW_EVERYTHING:
-            sys.exit(one_line(known))  # before Hydra adds lines of its own
+            sys.exit(explained(known))  # before Hydra adds lines of its own
         if not alone and known:  # a sweep goes on, and would not show it
-            log.error("%s", one_line(known))
+            log.error("%s", explained(known))
         elif not alone:
             log.exception("This run failed:")
         raise
@@ -161,16 +161,16 @@ def _lacks_memory(error: BaseException) -> bool:
     )
 
 
-def one_line(error: BaseException) -> str:
+def explained(error: BaseException) -> str:
     """What a user needs to know of an error that the user can mend."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; runs_dir=FOLDER chooses another place to write"
     elif isinstance(error, OSError) and error.errno in _FULL:  # as W&B reports it
         text = f"{error.strerror}; runs_dir=FOLDER chooses another place to write"
     elif _lacks_memory(error):
         remedy = "a smaller batch_size, or smaller images, need less"
-        text = f"not enough memory ({text or 'MemoryError'}); {remedy}"
+        text = f"not enough memory ({text}); {remedy}"
     elif isinstance(error, RecursionError):
         text = "a YAML file refers to itself, by a name in its defaults or by an alias (*)"
     elif isinstance(error, UnicodeDecodeError):
@@ -224,7 +224,7 @@ def main() -> None:
         known = user_error(error)
         if _SHOW_EVERYTHING or known is None:
             raise
-        sys.exit(one_line(known))
+        sys.exit(explained(known))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.files import write_json
 from expanders.training import metrics
 
@@ -68,7 +68,7 @@ def publish(project: str, entity: str | None, file: Path) -> str:
         workspace.save()
         address = str(workspace.url)
     except Exception as error:  # whatever the package lets through of the service and the network
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         remedy = f"W&B did not take the workspace ({reason}); its specification is in {file}"
         raise SettingError("project", f"{owner}/{project}", remedy) from None
     _keep(file, project, owner, address, workspace)
@@ -172,7 +172,7 @@ def _entity(given: str | None) -> str | None:
     try:
         entity: str | None = wandb.Api(timeout=20).default_entity
     except Exception as error:  # no network, or a key that is refused
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise SettingError("entity", None, f"W&B cannot be asked for it: {reason}") from None
     if entity is None:
         raise SettingError("entity", None, "W&B knows none; give a user or team: --entity NAME")

@@ -35,6 +35,11 @@ class TeamError(RuntimeError):
     """Another process of the same run failed, so that this one cannot go on."""
 
 
+def one_line(error: object) -> str:
+    """What an exception says, in one line; its type if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def check_choice(setting: str, value: object, choices: Any) -> None:
     """Raise `SettingError` unless the value is one of `choices`, a `Literal` of a signature."""
     options = get_args(choices)

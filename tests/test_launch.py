@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import expanders
-from launch import one_line, user_error
+from launch import explained, user_error
 from tests.conftest import ROOT
 from tests.outcomes import without_times
 
@@ -388,7 +388,7 @@ def test_a_bad_sweep_file_gets_one_line(launch_forked, tmp_path, content, words)
 def test_a_full_disk_that_names_no_file_has_a_remedy_too():
     error = OSError(errno.ENOSPC, "No space left on device")
     expected = "error: No space left on device; runs_dir=FOLDER chooses another place to write"
-    assert one_line(error) == expected
+    assert explained(error) == expected
 
 
 def test_hydra_full_error_shows_everything(launch_forked, monkeypatch):
@@ -423,7 +423,7 @@ def test_too_little_memory_is_one_line():
         with pytest.raises((RuntimeError, MemoryError)) as caught:
             lacking()
         assert user_error(caught.value) is caught.value
-        assert one_line(caught.value).startswith("error: not enough memory (")
+        assert explained(caught.value).startswith("error: not enough memory (")
     assert user_error(RuntimeError("a mistake in the program")) is None
 
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from expanders.data.decoding import READ_ERRORS
-from expanders.data.files import bad_root, one_line
+from expanders.data.files import bad_root
 from expanders.data.imagefile import (
     HEADER_BYTES,
     Array,
@@ -36,7 +36,7 @@ from expanders.data.imagefile import (
 )
 from expanders.data.images import Images
 from expanders.data.stored import Storage, StoredPixels, belongs_in_memory, gigabytes
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.files import one_at_a_time, stamp, write_atomically
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 from rich.console import Console
 from rich.progress import wrap_file
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.files import one_at_a_time, write_atomically
 
 log = logging.getLogger(__name__)
@@ -150,11 +150,6 @@ def fingerprint(folder: Path, names: Sequence[str]) -> str:
 def bad_root(root: Path, remedy: str) -> SettingError:
     """The error for data below `root` that is missing or damaged."""
     return SettingError("dataset.root", root, remedy)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error, for use within another one."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def download(root: Path, name: str, url: str, md5: str) -> None:

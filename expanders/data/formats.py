@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from expanders.data.decoding import IMAGE_SUFFIXES, READ_ERRORS, is_image
-from expanders.data.files import MAX_FILE_BYTES, Files, bad_root, is_regular, one_line
+from expanders.data.files import MAX_FILE_BYTES, Files, bad_root, is_regular
+from expanders.errors import one_line
 
 log = logging.getLogger(__name__)
 

@@ -23,8 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from expanders.data.files import one_line
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 
 VERSION = 2
 HEADER_BYTES = 4096

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expanders.data import Transform
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.export import pixels, plain
 from expanders.export.c.generate import c_source
 from expanders.export.c.source import Source
@@ -40,7 +40,7 @@ class Trained:
             with torch.no_grad():
                 self.network(torch.zeros(1, 3, side, side))
         except Exception as error:  # whatever a model raises that does not take the images
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             raise SettingError("size", side, f"does not suit the network: {reason}") from None
 
     @property

@@ -26,7 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from expanders.errors import DamagedError, SettingError
+from expanders.errors import DamagedError, SettingError, one_line
 from expanders.files import (
     Stamp,
     digest,
@@ -123,7 +123,7 @@ def failure(folder: Path) -> str | None:
 def mark_failed(folder: Path, error: BaseException) -> None:
     """Write down why the run failed, with the traceback, if that can be written."""
     trace = "".join(traceback.format_exception(error))
-    content = {"error": " ".join(str(error).split()), "traceback": trace}
+    content = {"error": one_line(error), "traceback": trace}
     try:
         write_json(folder / "failure.json", content)
     except OSError as unwritten:  # a full disk, a folder that was removed: not what to report

@@ -18,7 +18,7 @@ import pydantic
 import wandb
 from PIL import Image
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.training import metrics
 from expanders.wiring.draw import Wiring
 from expanders.wiring.layer_report import Report
@@ -98,7 +98,7 @@ class WandbSettings:
             try:
                 wandb.Settings(**{name: value})
             except (wandb.Error, pydantic.ValidationError) as error:
-                raise SettingError(setting, value, " ".join(str(error).split())) from None
+                raise SettingError(setting, value, one_line(error)) from None
         if self.dir is not None and self.mode != "disabled" and not _can_write(Path(self.dir)):
             raise SettingError("wandb.dir", self.dir, "cannot be written; choose another folder")
         if self.mode == "online" and not wandb.login(prompt=False, verify=False):

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from expanders.errors import SettingError, TeamError
+from expanders.errors import SettingError, TeamError, one_line
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Team:
                 outcome[0] = make()
             except Exception as error:
                 failure = error
-                outcome[1] = " ".join(str(error).split()) or type(error).__name__
+                outcome[1] = one_line(error)
         dist.broadcast_object_list(outcome, src=0)
         if failure is not None:
             raise failure

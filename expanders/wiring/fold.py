@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from expanders.errors import one_line
 from expanders.wiring.layers import SparseConv2d, SparseLayer
 from expanders.wiring.pool import max_pool2d
 from expanders.wiring.unstructured import UnstructuredConv2d
@@ -81,7 +82,7 @@ def without_norms(model: nn.Module) -> nn.Module:
     try:
         network = fx.GraphModule(model, _Tracer().trace(model))
     except Exception as error:  # a tracer fails in as many ways as Python has
-        _log.warning("batch norms are not folded: %s", " ".join(str(error).split()))
+        _log.warning("batch norms are not folded: %s", one_line(error))
         return model
     modules = dict(network.named_modules(remove_duplicate=False))
     once = _used_once(network)

@@ -15,7 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.runs import folders
 from expanders.runs.folders import State
 from expanders.runs.lock import owner
@@ -102,7 +102,7 @@ class GridSweeper(BasicSweeper):
         except Exception as error:  # a worker that was killed; the folders tell what is missing
             log.error("The launcher stopped: %s", error)
         errors = {
-            run.folder: " ".join(str(result._return_value).split())
+            run.folder: one_line(result._return_value)
             for run, result in zip(to_do, results, strict=False)
             if result.status == JobStatus.FAILED
         }
@@ -220,7 +220,7 @@ def _problem(cfg: DictConfig, folder: Path) -> str:
     try:
         check(resolved(cfg), cfg.hydra.runtime.choices, folder, instantiate)
     except (SettingError, HydraException, OSError) as error:
-        return " ".join(str(error).split())
+        return one_line(error)
     return ""
 
 

@@ -36,7 +36,7 @@ from expanders.training.trainer import Trainer
 from expanders.wiring import native, operator
 from expanders.wiring.draw import draw
 from expanders.wiring.wire import wire
-from launch import one_line
+from launch import explained
 from tests.conftest import ROOT
 from tests.outcomes import metrics, outcome, outcomes, started, wait_for, without_times
 from tests.runs.test_tracking import of_type, records
@@ -295,7 +295,7 @@ def breaks_off(folder, disk, words):
     with disk(folder):
         with pytest.raises(OSError, match=words) as error:
             run_in(folder, minutes=0).execute()
-        line = one_line(error.value)
+        line = explained(error.value)
     assert (
         line == f"error: {folder}/new.pt: {words}; runs_dir=FOLDER chooses another place to write"
     )
