@@ -260,8 +260,13 @@ def is_meant(table: Table, contrast: str, first: Arm, second: Arm) -> bool:
 
 
 def names_of(table: Table, arm: Arm) -> set[str]:
-    """What an arm is called: its label, its graph model, and a dense twin's option."""
-    names = {arm.label, arm.graph[0]}
+    """What an arm is called: its label, a dense twin's option, and its graph model.
+
+    The last is left out where another arm has that label, as the one with the model's defaults has.
+    """
+    names = {arm.label}
+    if arm.graph[0] not in {other.label for other in table.arms}:
+        names.add(arm.graph[0])
     if arm.is_twin:
         cells = [table.cell(arm, column) for column in table.columns]
         names |= {run.choices["graph"] for cell in cells for run in cell.runs.values()}

@@ -51,6 +51,19 @@ def test_a_contrast_declared_in_advance_is_not_corrected_and_the_others_only_amo
     assert "Of 2 exploratory comparisons" in short
 
 
+def test_a_graph_model_means_all_of_its_arms_unless_one_is_called_so(three):
+    def planned(contrast):
+        return {name for name, each in said(three, [contrast]).items() if each.planned}
+
+    for seed in range(3):
+        for p in (0, 0.3):
+            write_run(three, "rewired", 3, seed, 0.8 + p / 10 + seed / 100, options={"p": p})
+    assert planned("rreg:rewired") == {"rreg − rewired p=0", "rreg − rewired p=0.3"}
+    for seed in range(3):
+        write_run(three, "rewired", 3, seed, 0.8 + seed / 90)
+    assert planned("rreg:rewired") == {"rreg − rewired"}
+
+
 def test_declared_contrasts_have_a_table_of_their_own(three, tmp_path):
     main([str(three), "--out", str(tmp_path / "out"), "--contrast", "rreg:xnet"])
     text = (tmp_path / "out" / "report.md").read_text()
