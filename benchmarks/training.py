@@ -194,7 +194,8 @@ def print_speed(options: argparse.Namespace) -> None:
             degrees = options.degree if name == "vgg16bn" else options.degree[:1]
             for batch_size in batch_sizes:
                 ours = [how for how in options.ours if how != C_FILE or part == "inference"]
-                compare(make, name, degrees, batch_size, rounds, ours)
+                if ours:
+                    compare(make, name, degrees, batch_size, rounds, ours)
 
 
 def bytes_of(tensors: list[torch.Tensor]) -> int:

@@ -81,6 +81,7 @@ def test_the_default_job_shortened(launch, tmp_path):
 
     summary = summary_of(folder)
     assert summary["params/live"] == 129_674
+    assert summary["computed_by"]["pytorch"] == torch.__version__
     assert summary["params/dense"] == 14_990_922
     assert summary["graph/edges"] == 14_208
     assert summary["epochs"] == 1

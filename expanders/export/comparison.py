@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.export import Form
 from expanders.export.measure import Measured, load_c, load_onnx, measure
 from expanders.export.network import Trained
@@ -34,7 +34,7 @@ def compare(
         about = f"{len(test.labels):,} test images"
     except (SettingError, OSError) as error:
         test = Labelled(trained.images(0), torch.zeros(0, dtype=torch.int64))
-        about = f"accuracy not measured: {' '.join(str(error).split())}"
+        about = f"accuracy not measured: {one_line(error)}"
     with TemporaryDirectory() as folder:
         files = {"this file": load_c(path) if form == "c" else load_onnx(path)}
         sizes = {"this file": written.source.read_only_bytes if written.source else written.size}

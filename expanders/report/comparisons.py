@@ -156,10 +156,11 @@ class Dial(NamedTuple):
 
     label: str
     arms: tuple[Arm, ...]
+    names: frozenset[str]
 
     def is_called(self, name: str) -> bool:
-        """Whether its label or its graph model's name is `name`."""
-        return name in (self.label, self.arms[0].graph[0])
+        """Whether `name` is its label, or its graph model's where no other dial has that label."""
+        return name in self.names
 
 
 def dials(table: Table) -> list[Dial]:
@@ -174,7 +175,11 @@ def dials(table: Table) -> list[Dial]:
                     found[name, key, others].append(arm)
     turning = {key: arms for key, arms in found.items() if len(arms) > 2}
     label_of = labels((name, others) for name, _, others in turning)
-    return [Dial(label_of[n, others], tuple(a)) for (n, _, others), a in turning.items()]
+    taken = set(label_of.values())
+    return [
+        Dial(label := label_of[name, others], tuple(arms), frozenset({label, *({name} - taken)}))
+        for (name, _, others), arms in turning.items()
+    ]
 
 
 def along(

@@ -84,8 +84,9 @@ _MEASURES = (
     "that no path from the network's input reaches, and input channels of a layer that do not lead "
     "to the network's output through it. What the console and graph.json call so for a single "
     "layer are its channels without any edge, of which there are at most as many. Reach is the "
-    "share of the first layer's channels that a channel of a later layer sees by any path, mean "
-    "over all of these: what one layer does not mix, the next may, if their pieces do not line up."
+    "share of the first layer's channels that a channel of a later layer, but the last, sees by "
+    "any path, mean over all of these: what one layer does not mix, the next may, if their pieces "
+    "do not line up."
 )
 
 

@@ -22,8 +22,8 @@ class Measure:
         value: the number of one run; None where the run does not have it.
         shown: how the mean over the runs of a cell is written.
         step: the change of this measure that slopes are given for; 0 where there are none.
-        needs_connection: whether it is that of a disconnected graph however its parts expand, and
-            so tells nothing of them.
+        needs_connection: whether its value for a disconnected graph says nothing of how the parts
+            expand.
         bound: a value to mark, if there is one.
     """
 

@@ -17,18 +17,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from expanders import data
-from expanders.errors import SettingError
+from expanders.errors import SettingError, one_line
 from expanders.runs import checkpoint, folders, resume
 from expanders.runs.checkpoint import Blueprint
 from expanders.runs.identity import Identity
 from expanders.runs.images import RunImages
 from expanders.runs.predecessor import facts_of, read_predecessor
+from expanders.runs.provenance import provenance
 from expanders.runs.resume import Saved
 from expanders.runs.run import Run
 from expanders.runs.settings import OPTIONAL, Config, Instantiate, Node, without
 from expanders.runs.tracking import WandbSettings
 from expanders.seeds import derive
 from expanders.training import device as devices
+from expanders.training import metrics
 from expanders.training.memory import PeakMemory
 from expanders.training.processes import Team
 from expanders.training.settings import Settings
@@ -118,7 +120,7 @@ def prepare(request: Request, check: Callable[[], None]) -> Run:
         checkpoints=resume.Checkpoints(request.folder, blueprint, run_digest, wiring, began, check),
         saved=saved,
         predecessor=predecessor,
-        facts=began.get("facts", {}),
+        facts={**began.get("facts", {}), metrics.COMPUTED_BY: provenance(trainer.arithmetic)},
         checkpoint_minutes=config.checkpoint_minutes,
         memory=memory,
     )
@@ -257,7 +259,7 @@ def _bad_size(inputs: Tensor, crop: int | None, error: Exception) -> SettingErro
     """What to say where a model takes no images of the size of `inputs`."""
     height, width = inputs.shape[2:]
     remedy = (
-        f"the model takes no images of {height}x{width} pixels ({' '.join(str(error).split())}); "
+        f"the model takes no images of {height}x{width} pixels ({one_line(error)}); "
         f"choose another size, or tell a vision transformer with +model.image_size={height}"
     )
     return SettingError("dataset.transform.crop", "null" if crop is None else crop, remedy)

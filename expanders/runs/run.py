@@ -14,7 +14,6 @@ from expanders.files import write_json, write_json_lines, write_text
 from expanders.runs import folders
 from expanders.runs.console import epoch_line, layer_table, progress_bar, summary_table
 from expanders.runs.predecessor import Predecessor
-from expanders.runs.provenance import provenance
 from expanders.runs.resume import Checkpoints, Saved
 from expanders.runs.tracking import WandbRun, WandbSettings
 from expanders.training import metrics
@@ -169,5 +168,4 @@ class Run:
             **self.trainer.history.summary,
             **self.facts,
             metrics.PEAK_MEMORY: self.memory.bytes() if self.memory else None,
-            metrics.COMPUTED_BY: provenance(self.trainer.arithmetic),
         }

@@ -42,9 +42,9 @@ def measure(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float |
     - log10_paths: of the number of paths from input channels to entries of the output; None
       without any path, for more than 10^598, and for a model that computes in less than float64
     - reach: of the channels that the first layer makes, the share that an output channel of a later
-      layer sees by any path; mean over these channels, then over the later layers. Of large
-      networks 4 to 64 channels of the first layer, evenly spaced, stand for all. None for a network
-      of one layer
+      layer sees by any path; mean over these channels, then over the layers between the first and
+      the last. Of large networks 4 to 64 channels of the first layer, evenly spaced, stand for all.
+      None for fewer than three layers
     """
     network, layers = _channel_network(model)
     sample = torch.ones(1, *input_shape, dtype=torch.float64, requires_grad=True)
@@ -83,7 +83,7 @@ def _num_sources(ran: list["_ChannelLayer"]) -> int:
 def _shares_reached(
     network: nn.Module, layers: list["_ChannelLayer"], samples: Tensor
 ) -> list[float]:
-    """For every call of a layer after the first, the mean share of `reach`.
+    """For every call of a layer between the first and the last, the mean share of `reach`.
 
     Each of the samples stands for another channel that the first layer makes.
     """
@@ -107,7 +107,7 @@ def _shares_reached(
         layer.connect = partial(spread, layer)
     with torch.no_grad(), linear_functions():
         network(samples)
-    return shares
+    return shares[:-1]
 
 
 class _Reached(torch.autograd.Function):
@@ -176,6 +176,7 @@ class _ChannelLayer(nn.Module):
             self.work += x[..., 0].numel() * self.edges.shape[1]
             zeros = x.new_zeros(*x.shape[:-1], num_right)
             return zeros.index_add(-1, self.edges[1], x[..., self.edges[0]])
+        self.work += x.numel() + x[..., 0].numel() * num_right
         sums = x.reshape(*x.shape[:-1], self.groups, -1).sum(-1)
         return sums.repeat_interleave(num_right // self.groups, dim=-1)
 

@@ -132,7 +132,11 @@ def test_the_c_file_survives_an_interrupt_and_a_fork(model, tmp_path, monkeypatc
     predict(both)  # threads have started
     child = os.fork()
     if not child:
-        os._exit(not torch.allclose(predict(both)[:1], wanted, atol=1e-4))
+        code = 1
+        try:
+            code = int(not torch.allclose(predict(both)[:1], wanted, atol=1e-4))
+        finally:
+            os._exit(code)
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -68,7 +68,8 @@ class CNetwork:
         classes: the number of logits.
 
     Raises:
-        SettingError: if the file is not one that `export_network` wrote.
+        SettingError: if the file is not one that `export_network` wrote, or for less than one
+            thread.
         OSError: if the file cannot be read, or there is no compiler.
         subprocess.CalledProcessError: if the file does not compile.
     """
@@ -76,7 +77,7 @@ class CNetwork:
     def __init__(
         self, path: str | Path, *, threads: int | None = None, flags: tuple[str, ...] = NATIVE
     ) -> None:
-        text = Path(path).read_bytes().decode(errors="replace")
+        text = Path(path).expanduser().read_bytes().decode(errors="replace")
         facts = dict(re.findall(r"^#define NETWORK_(\w+) (\d+)$", text, re.M))
         try:
             channels, height, width = (int(facts[k]) for k in ("CHANNELS", "HEIGHT", "WIDTH"))
