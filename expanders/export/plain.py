@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear, margins_of
+from expanders.wiring.geometry import margins_of
+from expanders.wiring.layers import SparseConv2d, SparseLayer, SparseLinear
 from expanders.wiring.unstructured import UnstructuredConv2d
 
 

@@ -21,7 +21,7 @@ from torch import fx
 
 from expanders.wiring import depthwise
 from expanders.wiring.fold import MAX_POOLS, RELUS
-from expanders.wiring.layers import pair
+from expanders.wiring.geometry import pair
 from expanders.wiring.norm import RELU, RELU6, Bounds, batch_norm, can_pool, is_supported
 from expanders.wiring.pool import max_pool2d, window
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from expanders.wiring import functional, native
-from expanders.wiring.layers import margins_of, pair
+from expanders.wiring.geometry import margins_of, pair
 
 _ROWS = range(16, 65)  # pixels of a row of images for which kernels of 3x3 are faster
 

@@ -9,7 +9,6 @@ scattered into a dense kernel, which the framework's own operation then uses), "
 edges only) or "auto" (the faster one); see `expanders.wiring.operator`.
 """
 
-from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -20,14 +19,11 @@ from torch import Tensor, nn
 
 from expanders.errors import SettingError, check_choice
 from expanders.wiring.functional import conv2d, linear
+from expanders.wiring.geometry import PaddingMode, Size, margins_of, pair
 from expanders.wiring.operator import Execution, choose
 
 Edges = Tensor | npt.NDArray[np.int64]
 """Edges of a graph: int64, shape (2, num_edges), sorted by output, then by input channel."""
-Size = int | Sequence[int]
-"""Pixels in both directions, as PyTorch takes them: one number, a list of one or of two."""
-Padding = Literal["same", "valid"]
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class SparseLayer(nn.Module):
@@ -282,37 +278,6 @@ class SparseLinear(SparseLayer):
             y = linear(tokens, self.weight, self.bias, self.edges, self.num_right)
             return y.view(*x.shape[:-1], self.num_right)
         return F.linear(x, self.dense_weight(), self.bias)
-
-
-def margins_of(
-    padding: Size | str, kernel_size: tuple[int, int], dilation: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Rows and columns to add around an image: (left, right, top, bottom).
-
-    Raises SettingError for a padding of another name than PyTorch has, or of more than two numbers.
-    """
-    if not isinstance(padding, str):
-        height, width = (int(p) for p in pair(padding, "padding"))
-        return (width, width, height, height)
-    check_choice("padding", padding, Padding)
-    if padding == "valid":
-        return (0, 0, 0, 0)
-    height, width = (d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True))
-    return (width // 2, width - width // 2, height // 2, height - height // 2)
-
-
-def pair(value: Size, setting: str = "size") -> tuple[int, int]:
-    """A size in both directions; raises SettingError for none, and for more than two numbers."""
-    sizes = tuple(value) if isinstance(value, Sequence) else (value,)
-    if len(sizes) not in (1, 2):
-        raise SettingError(setting, value, "give one number, or two for height and width")
-    return sizes[0], sizes[-1]
-
-
-def side(value: Size) -> int | None:
-    """A size that is the same in both directions, or None if it is not."""
-    height, width = pair(value)
-    return height if height == width else None
 
 
 def positions(edges: Tensor, num_left: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from expanders.wiring import native
 from expanders.wiring.derivatives import call, register
-from expanders.wiring.layers import side
+from expanders.wiring.geometry import side
 
 _LARGEST = 15  # pixels of a window's side; a place in a window fits a byte
 

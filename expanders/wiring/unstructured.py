@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expanders.wiring.layers import Size, SparseConv2d, checked_edges, positions
+from expanders.wiring.geometry import Size
+from expanders.wiring.layers import SparseConv2d, checked_edges, positions
 
 
 class UnstructuredConv2d(SparseConv2d):

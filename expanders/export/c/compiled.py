@@ -77,11 +77,11 @@ class CNetwork:
     def __init__(
         self, path: str | Path, *, threads: int | None = None, flags: tuple[str, ...] = NATIVE
     ) -> None:
-        text = Path(path).expanduser().read_bytes().decode(errors="replace")
-        facts = dict(re.findall(r"^#define NETWORK_(\w+) (\d+)$", text, re.M))
+        text = Path(path).expanduser().read_bytes()
+        facts = dict(re.findall(rb"^#define NETWORK_(\w+) (\d+)$", text, re.M))
         try:
-            channels, height, width = (int(facts[k]) for k in ("CHANNELS", "HEIGHT", "WIDTH"))
-            self.classes = int(facts["CLASSES"])
+            channels, height, width = (int(facts[k]) for k in (b"CHANNELS", b"HEIGHT", b"WIDTH"))
+            self.classes = int(facts[b"CLASSES"])
         except KeyError:
             remedy = "is no C file of a network; export_network writes them, with format='c'"
             raise SettingError("path", path, remedy) from None
@@ -93,7 +93,7 @@ class CNetwork:
         self._idle: SimpleQueue[Any] = SimpleQueue()
         with tempfile.TemporaryDirectory() as folder:
             source, library = Path(folder) / "library.c", Path(folder) / "library.so"
-            source.write_text(text + _LIBRARY)
+            source.write_bytes(text + _LIBRARY.encode())
             _compile((*_compiler(), *flags, "-shared", "-fPIC"), source, library)
             for number in range(self.threads):
                 copy = shutil.copy(library, Path(folder) / f"{number}.so")

@@ -18,7 +18,8 @@ from expanders.export.c.constants import Constants, as_numpy
 from expanders.export.c.memory import Plane, Step, place
 from expanders.export.c.source import BLOCK, Source, text_of
 from expanders.wiring.fold import scale_and_shift, without_norms
-from expanders.wiring.layers import SparseConv2d, SparseLinear, side
+from expanders.wiring.geometry import side
+from expanders.wiring.layers import SparseConv2d, SparseLinear
 
 _ACTIVATIONS: dict[Any, str] = {
     nn.ReLU: "relu",
@@ -102,7 +103,7 @@ class _Writer:
             self._keep(node)
         elif what in _ACTIVATIONS and _is_default(node, module):
             self._activate(node, _ACTIVATIONS[what])
-        elif what in _SUMS and _are_nodes(node.args) and not node.kwargs:
+        elif what in _SUMS and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args):
             self._append(node, node.args, "add({in}, {out}, {activation});", activation="none")
         elif what is operator.getitem and (stride := _stride(node)) is not None:
             self._append(node, node.args[:1], f"subsample({{in}}, {{out}}, {stride}, 0);")
@@ -259,10 +260,6 @@ def _is_default(node: fx.Node, module: nn.Module | None) -> bool:
     options = (*node.args[1:], *node.kwargs.values())
     only_in_place = all(isinstance(value, bool) for value in options)
     return slope == 0.01 and form == "none" and only_in_place
-
-
-def _are_nodes(values: Sequence[Any]) -> bool:
-    return all(isinstance(value, fx.Node) for value in values)
 
 
 def _stride(node: fx.Node) -> int | None:
